@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 /* The text of an error that could not be stored for want of memory. */
-static char *format(const char *fmt, va_list args)
+DM_PRINTF(1, 0) static char *format(const char *fmt, va_list args)
 {
     va_list again;
     va_copy(again, args);
