@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#include "buffer.h"
 #include "image.h"
 
 static uint8_t one(float x, enum dm_image_rounding rounding, float lo, float hi)
@@ -186,25 +185,6 @@ static void test_grid_refuses_what_does_not_fit(void **state)
     dm_error_clear(&err);
 }
 
-static void test_buffer_grows_and_formats(void **state)
-{
-    struct dm_buffer buffer = DM_BUFFER_INIT;
-    for (int i = 0; i < 5000; i++)
-        assert_true(dm_buffer_printf(&buffer, "%04d", i));
-    assert_true(dm_buffer_puts(&buffer, "end"));
-    assert_true(dm_buffer_append(&buffer, NULL, 0));
-    assert_int_equal(buffer.size, 20003);
-    assert_memory_equal(buffer.data + 4 * 4321, "4321", 4);
-    assert_memory_equal(buffer.data + 20000, "end", 3);
-    assert_int_equal(dm_buffer_check(&buffer, "test", NULL), DEMIST_OK);
-    assert_false(
-        dm_buffer_append(&buffer, "x", SIZE_MAX - 5)); /* more than there is: no overflow */
-    assert_false(dm_buffer_puts(&buffer, "later"));
-    assert_int_equal(dm_buffer_check(&buffer, "test", NULL), DEMIST_NO_MEMORY);
-    dm_buffer_finish(&buffer);
-    assert_int_equal(dm_buffer_check(&buffer, "test", NULL), DEMIST_OK);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -219,7 +199,6 @@ int main(void)
         cmocka_unit_test(test_grid_places_enlarged_cells_in_rows),
         cmocka_unit_test(test_grid_of_rgba_has_an_opaque_background),
         cmocka_unit_test(test_grid_refuses_what_does_not_fit),
-        cmocka_unit_test(test_buffer_grows_and_formats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
