@@ -163,6 +163,9 @@ typedef struct demist_backend_vtable {
     /* PROFILE programs: the list lives until the next call. */
     demist_status (*profile)(demist_program *program, const demist_node_profile *const **profiles,
                              int32_t *n);
+
+    /* What was opened; the struct lives as long as the device. */
+    const demist_device_info *(*device_info)(demist_device *device);
 } demist_backend_vtable;
 
 #ifdef __cplusplus
