@@ -1,0 +1,66 @@
+/* Random numbers: the host's generator, element by element of each image's stream. */
+#include "ref_ops.h"
+
+#include <inttypes.h>
+
+static void philox_range(const struct ref_call *call, int64_t image, int64_t first, int64_t last,
+                         float *out)
+{
+    const demist_attrs *a = call->attrs;
+    const uint64_t seed = call->scalars[a->philox.seed_slot].u;
+    const uint32_t draw = (uint32_t)call->scalars[a->philox.draw_slot].u;
+    const uint64_t first_image = call->scalars[a->philox.image_slot].u;
+    const uint32_t key = a->philox.per_image ? (uint32_t)(first_image + (uint64_t)image) : 0;
+    const size_t n = (size_t)(last - first);
+    if (call->op == DEMIST_OP_PHILOX_NORMAL) {
+        call->philox->normal(seed, key, a->philox.purpose, draw, (uint64_t)first, n, out);
+        return;
+    }
+    const double lo = a->philox.lo, range = (double)a->philox.hi - lo;
+    call->philox->uniform(seed, key, a->philox.purpose, draw, (uint64_t)first, n, out);
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)(lo + range * out[i]);
+}
+
+/* Elements first … last−1 of the whole value, which may span images. */
+static void philox_elements(const struct ref_call *call, const void *state, int64_t first,
+                            int64_t last)
+{
+    const int64_t per_image = *(const int64_t *)state;
+    while (first < last) {
+        const int64_t image = first / per_image, start = image * per_image;
+        const int64_t end = last < start + per_image ? last : start + per_image;
+        philox_range(call, image, first - start, end - start, ref_out(call) + first);
+        first = end;
+    }
+}
+
+/* The generator's counter has 32 bits for each. */
+static demist_status check_range(const struct ref_call *call)
+{
+    const demist_attrs *a = call->attrs;
+    const uint64_t draw = call->scalars[a->philox.draw_slot].u;
+    const uint64_t image = a->philox.per_image ? call->scalars[a->philox.image_slot].u : 0;
+    const uint64_t images = a->philox.per_image ? (uint64_t)call->out.shape[0] : 1;
+    if (draw <= UINT32_MAX && image <= UINT32_MAX && images - 1 <= UINT32_MAX - image)
+        return DEMIST_OK;
+    return call->host->fail(call->host, DEMIST_INVALID,
+                            "node '%s' (%s): draw %" PRIu64 ", images %" PRIu64 " and on: "
+                            "draw numbers and image indices are below 2^32",
+                            call->name, demist_op_name(call->op), draw, image);
+}
+
+demist_status ref_philox(const struct ref_call *call)
+{
+    const int64_t n = ref_elements(&call->out);
+    const int64_t per_image = call->attrs->philox.per_image ? n / call->out.shape[0] : n;
+    if (!call->philox)
+        return call->host->fail(call->host, DEMIST_INCOMPATIBLE,
+                                "node '%s' (%s): the host offers no %s: use a newer host",
+                                call->name, demist_op_name(call->op), DEMIST_EXT_PHILOX);
+    demist_status status = check_range(call);
+    if (status != DEMIST_OK)
+        return status;
+    ref_ranges(call, &per_image, n, 4096, philox_elements);
+    return DEMIST_OK;
+}
