@@ -14,7 +14,7 @@
 #include "philox.h"
 
 /* What fmt says, whatever the locale, for free(); NULL without memory. */
-static char *format(const char *fmt, va_list args)
+DM_PRINTF(1, 0) static char *format(const char *fmt, va_list args)
 {
     locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     locale_t callers = c ? uselocale(c) : (locale_t)0;
