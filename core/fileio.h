@@ -48,6 +48,11 @@ demist_status dm_outfile_commit_new(struct dm_outfile *out, struct dm_error *err
 /* Frees all; a file that was not committed is deleted. Accepts DM_OUTFILE_INIT. */
 void dm_outfile_finish(struct dm_outfile *out);
 
+/* The whole of a file that is ready in memory: open, write, commit, finish. With `taken` NULL it
+ * replaces what bore the name, otherwise nothing, and *taken is the name it got, for free(). */
+demist_status dm_write_file(const char *path, const void *bytes, size_t size, char **taken,
+                            struct dm_error *err);
+
 /* "out/grid.png", 2 → "out/grid-2.png", a string for free(); the path itself for 1. NULL when out
  * of memory. */
 char *dm_numbered_path(const char *path, int number);

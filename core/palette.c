@@ -3,6 +3,7 @@
  * quantiser cuts colours to 5 bits and so turns white into gray. */
 #include "palette.h"
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,6 +141,7 @@ static void fill_entry(struct dm_palette *palette, int entry, const struct bin *
             sum[k] += bin->sum[k];
         palette->nearest[order[i]] = (uint8_t)entry;
     }
+    assert(count > 0); /* only bins with pixels are in boxes */
     for (int k = 0; k < 3; k++)
         palette->rgb[entry][k] = (uint8_t)((sum[k] + count / 2) / count);
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fileio.h"
 #include "utf8.h"
 
 /* zlib's level that is used by default almost everywhere; fixed so that bytes do not change. */
@@ -342,6 +343,23 @@ demist_status dm_png_decode(struct dm_image *image, struct dm_png_texts *texts, 
         dm_image_finish(image);
     if (status != DEMIST_OK && texts)
         dm_png_texts_finish(texts);
+    return status;
+}
+
+demist_status dm_png_read(struct dm_image *image, struct dm_png_texts *texts, const char *path,
+                          struct dm_error *err)
+{
+    if (image)
+        *image = DM_IMAGE_INIT;
+    if (texts)
+        *texts = DM_PNG_TEXTS_INIT;
+    char *data;
+    size_t size;
+    DM_TRY(dm_read_file(path, DM_PNG_FILE_SIZE_MAX, &data, &size, err));
+    demist_status status = dm_png_decode(image, texts, (const uint8_t *)data, size, err);
+    if (status != DEMIST_OK)
+        dm_fail_where(err, "%s", path);
+    free(data);
     return status;
 }
 

@@ -1,6 +1,7 @@
 /* PNG through libpng: pictures with the description of the run that made them in text chunks.
  *
- * Equal input gives equal bytes: no time stamp, a fixed compression level and filter choice. */
+ * Equal input gives equal bytes: no time stamp, a fixed compression level and filter choice. Files
+ * are made in memory; dm_write_file puts them under their name. */
 #ifndef DM_PNGFILE_H
 #define DM_PNGFILE_H
 
@@ -17,6 +18,7 @@
 #define DM_PNG_TEXTS_MAX 64
 #define DM_PNG_TEXT_SIZE_MAX ((size_t)4 << 20)
 #define DM_PNG_PIXELS_MAX ((size_t)1 << 27)
+#define DM_PNG_FILE_SIZE_MAX ((size_t)1 << 30)
 
 struct dm_png_text {
     const char *keyword; /* 1 to 79 printable ASCII characters, no space at either end */
@@ -53,5 +55,9 @@ const char *dm_png_texts_find(const struct dm_png_texts *texts, const char *keyw
  * allocated. On failure both outputs are empty. */
 demist_status dm_png_decode(struct dm_image *image, struct dm_png_texts *texts, const uint8_t *data,
                             size_t size, struct dm_error *err);
+
+/* dm_png_decode of a file; errors start with its path. */
+demist_status dm_png_read(struct dm_image *image, struct dm_png_texts *texts, const char *path,
+                          struct dm_error *err);
 
 #endif

@@ -3,6 +3,7 @@
 #include <png.h>
 #include <stdbool.h>
 
+#include "fileio.h"
 #include "pngfile.h"
 #include "utf8.h"
 
@@ -419,6 +420,55 @@ static void test_compressed_texts_cannot_grow_without_bound(void **state)
     dm_text_finish(&out);
 }
 
+static void test_files_are_written_whole_and_read_back(void **state)
+{
+    char dir[] = "/tmp/demist-test-XXXXXX", path[64], second[64];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/grid.png", dir);
+    snprintf(second, sizeof second, "%s/grid-2.png", dir);
+    struct dm_text file = sample();
+    assert_int_equal(dm_write_file(path, file.data, file.size, NULL, NULL), DEMIST_OK);
+    assert_int_equal(dm_write_file(path, file.data, file.size, NULL, NULL), DEMIST_OK);
+    char *taken;
+    assert_int_equal(dm_write_file(path, file.data, file.size, &taken, NULL), DEMIST_OK);
+    assert_string_equal(taken, second);
+    struct dm_image image;
+    struct dm_png_texts texts;
+    assert_int_equal(dm_png_read(&image, &texts, taken, NULL), DEMIST_OK);
+    assert_string_equal(dm_png_texts_find(&texts, "demist"), "a \xE2\x82\xAC");
+    assert_int_equal(image.width, 20);
+    dm_image_finish(&image);
+    dm_png_texts_finish(&texts);
+    free(taken);
+
+    struct dm_error err = DM_ERROR_INIT;
+    assert_int_equal(dm_write_file(path, "hello", 5, NULL, NULL), DEMIST_OK);
+    assert_int_equal(dm_png_read(&image, NULL, path, &err), DEMIST_FORMAT);
+    assert_contains(err.text, path);
+    assert_contains(err.text, "not a PNG");
+    remove(path);
+    assert_int_equal(dm_png_read(&image, NULL, path, &err), DEMIST_NOT_FOUND);
+    assert_int_equal(dm_write_file("/dev/full", file.data, file.size, NULL, &err), DEMIST_IO);
+    assert_contains(err.text, "/dev/full");
+    assert_contains(err.text, "No space left");
+    dm_error_clear(&err);
+    dm_text_finish(&file);
+    remove(second);
+    assert_int_equal(remove(dir), 0); /* no temporary name is left */
+}
+
+/* A picture that another program wrote. */
+static void test_pictures_of_others_are_read(void **state)
+{
+    const char *path = test_data("crawl-unet/samples_ddim50.png");
+    struct dm_image image;
+    struct dm_error err = DM_ERROR_INIT;
+    if (dm_png_read(&image, NULL, path, &err) != DEMIST_OK)
+        fail_msg("%s", err.text);
+    assert_true(image.width > 100 && image.height > 100 && image.channels == 3);
+    dm_image_finish(&image);
+}
+
 static void test_utf8_is_told_from_what_only_looks_like_it(void **state)
 {
     const char *good[] = {"",
@@ -464,6 +514,8 @@ int main(void)
         cmocka_unit_test(test_refuses_dimensions_that_the_file_cannot_hold),
         cmocka_unit_test(test_no_rewritten_header_crashes),
         cmocka_unit_test(test_compressed_texts_cannot_grow_without_bound),
+        cmocka_unit_test(test_files_are_written_whole_and_read_back),
+        cmocka_unit_test(test_pictures_of_others_are_read),
         cmocka_unit_test(test_utf8_is_told_from_what_only_looks_like_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
