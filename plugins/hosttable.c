@@ -47,6 +47,7 @@ static enum dm_log_level log_level(demist_log_level level)
     return DM_LOG_DEBUG;
 }
 
+DM_PRINTF(3, 4)
 static void host_log(const demist_host *table, demist_log_level level, const char *fmt, ...)
 {
     const struct dm_host *host = table->internal;
@@ -61,6 +62,7 @@ static void host_log(const demist_host *table, demist_log_level level, const cha
     free(text);
 }
 
+DM_PRINTF(3, 4)
 static demist_status host_fail(const demist_host *table, demist_status status, const char *fmt, ...)
 {
     struct dm_host *host = table->internal;
