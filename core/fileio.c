@@ -88,23 +88,6 @@ char *dm_path_resolve(const char *dir, const char *path)
     return dm_text_take(&text);
 }
 
-demist_status dm_write_file(const char *path, const void *bytes, size_t size, char **taken,
-                            struct dm_error *err)
-{
-    struct dm_outfile out = DM_OUTFILE_INIT;
-    demist_status status = dm_outfile_open(&out, path, err);
-    if (status == DEMIST_OK)
-        status = dm_outfile_write(&out, bytes, size, err);
-    if (status == DEMIST_OK)
-        status = taken ? dm_outfile_commit_new(&out, err) : dm_outfile_commit(&out, err);
-    if (taken) {
-        *taken = status == DEMIST_OK ? out.path : NULL;
-        out.path = status == DEMIST_OK ? NULL : out.path;
-    }
-    dm_outfile_finish(&out);
-    return status;
-}
-
 char *dm_numbered_path(const char *path, int number)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;

@@ -251,19 +251,21 @@ static void fit_equal(struct dm_drawing *drawing, struct frame *frame, const dou
                       const double hi[2])
 {
     double dx = hi[0] - lo[0], dy = hi[1] - lo[1];
-    frame->y = (struct axis){lo[1], hi[1], 0, 400 / dy, false}; /* for the labels' width */
-    frame->left = left_margin(&frame->y);
-    frame->right = PAGE_WIDTH - MARGIN_RIGHT;
-    double width = frame->right - frame->left;
-    double height = round(fmin(fmax(width * dy / dx, 0.35 * width), 1.1 * width));
-    double scale = fmin(width / dx, height / dy);
-    frame->top = MARGIN_TOP;
-    frame->bottom = (float)(MARGIN_TOP + height);
     double x = (lo[0] + hi[0]) / 2, y = (lo[1] + hi[1]) / 2;
-    frame->x =
-        (struct axis){x - width / scale / 2, x + width / scale / 2, frame->left, scale, false};
-    frame->y =
-        (struct axis){y - height / scale / 2, y + height / scale / 2, frame->bottom, -scale, false};
+    frame->left = 0;
+    frame->right = PAGE_WIDTH - MARGIN_RIGHT;
+    frame->top = MARGIN_TOP;
+    for (int pass = 0; pass < 3; pass++) { /* the labels' width follows from the scale */
+        double width = frame->right - frame->left;
+        double height = round(fmin(fmax(width * dy / dx, 0.35 * width), 1.1 * width));
+        double scale = fmin(width / dx, height / dy);
+        double half_x = width / scale / 2, half_y = height / scale / 2;
+        frame->bottom = (float)(MARGIN_TOP + height);
+        frame->x = (struct axis){x - half_x, x + half_x, frame->left, scale, false};
+        frame->y = (struct axis){y - half_y, y + half_y, frame->bottom, -scale, false};
+        if (pass < 2)
+            frame->left = fmaxf(frame->left, left_margin(&frame->y));
+    }
     drawing->width = PAGE_WIDTH;
     drawing->height = (int)frame->bottom + 34;
 }

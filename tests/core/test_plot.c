@@ -79,7 +79,7 @@ static void test_points_show_start_end_and_every_path(void **state)
     assert_contains(out.data, ">end (t = 0)<");
     assert_contains(out.data, ">paths of 2 points in 2 steps<");
     assert_contains(out.data, ">\xE2\x88\x92"
-                              "1<"); /* ticks */
+                              "1<");    /* ticks */
     assert_contains(out.data, ">0.6<"); /* not 0.6000000000000001 */
     dm_text_finish(&out);
     dm_drawing_finish(&drawing);
@@ -114,13 +114,10 @@ static void test_both_axes_have_one_scale(void **state)
 static void test_awkward_ranges_are_drawn_inside_the_page(void **state)
 {
     static const float sets[][2][2] = {
-        {{0, 0}, {0, 0}},
-        {{5, 5}, {5, 5}},
-        {{1e30F, 0}, {-1e30F, 0}},
-        {{1e-30F, 0}, {0, 0}},
-        {{1e9F, 1}, {1e9F, 1}},
-        {{-3e38F, 3e38F}, {3e38F, -3e38F}},
-        {{16777216, 0}, {16777218, 0}},
+        {{0, 0}, {0, 0}},          {{5, 5}, {5, 5}},
+        {{1e30F, 0}, {-1e30F, 0}}, {{1e-30F, 0}, {0, 0}},
+        {{1e9F, 1}, {1e9F, 1}},    {{-3e38F, 3e38F}, {3e38F, -3e38F}},
+        {{-3, -3.2F}, {3, 3.2F}},  {{16777216, 0}, {16777218, 0}},
         {{0, 1}, {1e-6F, 1e6F}},
     };
     for (size_t k = 0; k < sizeof sets / sizeof sets[0]; k++) {
@@ -133,6 +130,12 @@ static void test_awkward_ranges_are_drawn_inside_the_page(void **state)
             struct dm_xy p = drawing.points[i];
             assert_true(p.x >= 0 && p.x <= (float)drawing.width);
             assert_true(p.y >= 0 && p.y <= (float)drawing.height);
+        }
+        for (size_t i = 0; i < drawing.n_shapes; i++) { /* labels: 0.5 of the font's size a byte */
+            const struct dm_shape *shape = &drawing.shapes[i];
+            if (shape->kind == DM_SHAPE_TEXT && shape->anchor == DM_ANCHOR_END)
+                assert_true(drawing.points[shape->first].x >=
+                            0.5F * shape->size * (float)strlen(drawing.texts.data + shape->text));
         }
         struct dm_text out = svg(&drawing, NULL, 0);
         assert_well_formed(out.data);
