@@ -158,7 +158,9 @@ demist_status dm_outfile_open(struct dm_outfile *out, const char *path, struct d
         dm_outfile_finish(out);
         return dm_fail_memory(err, path);
     }
-    out->fd = device ? open(out->path, O_WRONLY | O_CLOEXEC) : open_temp(out->path, &out->temp);
+    char *temp = NULL;
+    out->fd = device ? open(out->path, O_WRONLY | O_CLOEXEC) : open_temp(out->path, &temp);
+    out->temp = temp;
     if (out->fd < 0) {
         error = errno;
         dm_outfile_finish(out);
@@ -167,20 +169,26 @@ demist_status dm_outfile_open(struct dm_outfile *out, const char *path, struct d
     return DEMIST_OK;
 }
 
-/* Writes all, past the buffer; remembers the first error. */
+/* 0 or an errno. */
+static int write_all(int fd, const char *bytes, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, bytes, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? errno : EIO;
+        bytes += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+/* Writes past the buffer; the first error is remembered and ends it all. */
 static void write_through(struct dm_outfile *out, const char *bytes, size_t size)
 {
-    while (size > 0 && !out->error) {
-        ssize_t n = write(out->fd, bytes, size);
-        if (n < 0 && errno != EINTR)
-            out->error = errno;
-        if (n == 0)
-            out->error = EIO;
-        if (n > 0) {
-            bytes += n;
-            size -= (size_t)n;
-        }
-    }
+    if (!out->error)
+        out->error = write_all(out->fd, bytes, size);
 }
 
 static void flush(struct dm_outfile *out)
@@ -192,6 +200,8 @@ static void flush(struct dm_outfile *out)
 demist_status dm_outfile_write(struct dm_outfile *out, const void *bytes, size_t size,
                                struct dm_error *err)
 {
+    if (out->fd < 0)
+        return dm_fail(err, DEMIST_INVALID, "a file that is not open cannot be written");
     if (size > BUFFER - out->used)
         flush(out);
     if (size >= BUFFER)

@@ -130,15 +130,14 @@ char *dm_arena_strdup(struct dm_arena *arena, const char *text)
 
 char *dm_arena_printf(struct dm_arena *arena, const char *fmt, ...)
 {
-    va_list args;
+    va_list args, again;
     va_start(args, fmt);
+    va_copy(again, args);
     int n = vsnprintf(NULL, 0, fmt, args);
-    va_end(args);
     char *text = n < 0 ? NULL : dm_arena_alloc(arena, (size_t)n + 1);
-    if (text) {
-        va_start(args, fmt);
-        vsnprintf(text, (size_t)n + 1, fmt, args);
-        va_end(args);
-    }
+    if (text)
+        vsnprintf(text, (size_t)n + 1, fmt, again);
+    va_end(again);
+    va_end(args);
     return text;
 }

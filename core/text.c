@@ -49,18 +49,17 @@ void dm_text_append(struct dm_text *text, const char *string)
 
 void dm_text_appendf(struct dm_text *text, const char *fmt, ...)
 {
-    va_list args;
+    va_list args, again;
     va_start(args, fmt);
+    va_copy(again, args);
     int n = vsnprintf(NULL, 0, fmt, args);
+    text->failed |= n < 0;
+    if (n >= 0 && reserve(text, (size_t)n)) {
+        vsnprintf(text->data + text->size, (size_t)n + 1, fmt, again);
+        text->size += (size_t)n;
+    }
+    va_end(again);
     va_end(args);
-    if (n < 0)
-        text->failed = true;
-    if (n < 0 || !reserve(text, (size_t)n))
-        return;
-    va_start(args, fmt);
-    vsnprintf(text->data + text->size, (size_t)n + 1, fmt, args);
-    va_end(args);
-    text->size += (size_t)n;
 }
 
 char *dm_text_take(struct dm_text *text)
@@ -117,18 +116,17 @@ demist_status dm_split_list(struct dm_arena *arena, const char *text, const char
                             size_t *count, struct dm_error *err)
 {
     char *copy = dm_arena_strdup(arena, text);
-    size_t n = count_items(text);
-    const char **list = dm_arena_array(arena, n, sizeof *list);
+    const char **list = dm_arena_array(arena, count_items(text), sizeof *list);
     if (!copy || !list)
         return dm_fail_memory(err, "splitting a list");
     *items = list;
     *count = 0;
     if (!*(copy = dm_trim(copy)))
         return DEMIST_OK;
-    for (size_t i = 0; i < n; i++)
-        if (!*(list[i] = next_item(&copy)))
-            return dm_fail(err, DEMIST_CONFIG, "item %zu of the list \"%s\" is empty", i + 1, text);
-    *count = n;
+    for (char *rest = copy; rest; ++*count)
+        if (!*(list[*count] = next_item(&rest)))
+            return dm_fail(err, DEMIST_CONFIG, "item %zu of the list \"%s\" is empty", *count + 1,
+                           text);
     return DEMIST_OK;
 }
 
@@ -161,14 +159,16 @@ static demist_status read_ranges(char *text, int64_t max, size_t max_count, int6
                                  size_t *count, struct dm_error *err)
 {
     *count = 0;
-    for (char *rest = text; rest;) {
-        int64_t first, last;
+    text = dm_trim(text);
+    for (char *rest = *text ? text : NULL; rest;) {
+        int64_t first = 0, last = 0;
         DM_TRY(parse_range(next_item(&rest), max, &first, &last, err));
         if ((uint64_t)(last - first) >= max_count - *count)
             return dm_fail(err, DEMIST_CONFIG, "the list has more than %zu numbers", max_count);
-        for (int64_t v = first; values && v <= last; v++)
-            values[*count + (size_t)(v - first)] = v;
-        *count += (size_t)(last - first) + 1;
+        size_t n = (size_t)(last - first) + 1;
+        for (size_t i = 0; values && i < n; i++)
+            values[*count + i] = first + (int64_t)i;
+        *count += n;
     }
     return DEMIST_OK;
 }
@@ -176,21 +176,18 @@ static demist_status read_ranges(char *text, int64_t max, size_t max_count, int6
 demist_status dm_parse_ranges(const char *text, int64_t max, size_t max_count, int64_t **values,
                               size_t *count, struct dm_error *err)
 {
-    demist_status status = DEMIST_OK;
-    int64_t *list = NULL;
     char *copy = strdup(text); /* reading cuts it up, so the second pass needs a new one */
     if (!copy)
         return dm_fail_memory(err, "reading a list of numbers");
-    if (!*dm_trim(copy))
-        status = dm_fail(err, DEMIST_CONFIG, "the list of numbers is empty");
-    if (!status)
-        status = read_ranges(copy, max, max_count, NULL, count, err);
+    demist_status status = read_ranges(copy, max, max_count, NULL, count, err);
     free(copy);
     if (status)
         return status;
+    if (*count == 0)
+        return dm_fail(err, DEMIST_CONFIG, "the list of numbers is empty");
 
     copy = strdup(text);
-    list = calloc(*count, sizeof *list);
+    int64_t *list = calloc(*count, sizeof *list);
     if (!copy || !list) {
         free(copy);
         free(list);

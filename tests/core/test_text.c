@@ -81,6 +81,9 @@ static void test_reads_ranges(void **state)
     assert_int_equal(n, 1);
     assert_int_equal(values[0], 5);
     free(values);
+    assert_int_equal(dm_parse_ranges("9223372036854775807", INT64_MAX, 1, &values, &n, NULL), 0);
+    assert_true(n == 1 && values[0] == INT64_MAX);
+    free(values);
 }
 
 static void test_refuses_bad_ranges_by_name(void **state)
