@@ -124,12 +124,13 @@ static void test_prints_the_shortest_text_that_reads_back(void **state)
     }
 }
 
-/* A locale with a decimal comma; Debian's C library brings none but C, so one is compiled. */
-static bool enter_comma_locale(void)
+/* A locale with a decimal comma. A bare Debian brings none, so one is compiled, under `dir`. */
+static bool enter_comma_locale(const char *dir)
 {
-    const char *names[] = {"de_DE.UTF-8", "fr_FR.UTF-8", "/tmp/demist-test-locale"};
-    char command[256];
-    snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 %s >/dev/null 2>&1", names[2]);
+    char compiled[64], command[256];
+    snprintf(compiled, sizeof compiled, "%s/de", dir);
+    snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 %s >/dev/null 2>&1", compiled);
+    const char *names[] = {"de_DE.UTF-8", "fr_FR.UTF-8", compiled};
     for (int i = 0; i < 3; i++) {
         if (i == 2 && system(command) != 0)
             return false;
@@ -141,7 +142,12 @@ static bool enter_comma_locale(void)
 
 static void test_the_locale_does_not_matter(void **state)
 {
-    if (!enter_comma_locale()) {
+    char dir[] = "/tmp/demist-test-XXXXXX", command[64];
+    assert_non_null(mkdtemp(dir));
+    bool entered = enter_comma_locale(dir);
+    snprintf(command, sizeof command, "rm -rf '%s'", dir);
+    assert_int_equal(system(command), 0);
+    if (!entered) {
         print_message("skipped: no locale with a decimal comma\n");
         skip();
     }
