@@ -5,8 +5,10 @@
  * host's own check at the end report the first error with the node's name. Shapes are inferred
  * and checked by the core at each call.
  *
- * A node with a parameter is named after it ("down1.model.0.conv1.0" from "….weight"), others
- * "op_id"; `name` overrides. */
+ * Names are unique in a graph. A parameter is named by its key (of source k > 0: "k:key"), a node
+ * whose weight, gamma or table is a parameter after that one's key without its last part
+ * ("down1.model.0.conv1.0" from "….weight"), others "op_id"; where such a name is taken, "_2", …
+ * is appended. `name` overrides. */
 #ifndef DEMIST_BUILDER_H
 #define DEMIST_BUILDER_H
 
@@ -27,34 +29,42 @@ struct demist_builder {
     /* --- checkpoints --- [in build and describe, its thread] */
 
     /* Opens another checkpoint than [network] checkpoint, which is source 0; keys are looked up
-     * below `prefix` ("" for none). Returns the source's number, −1 after failing. */
+     * below `prefix` ("model" means "model.…"; "" for none). Asked for twice, it is the same
+     * source. Returns its number, −1 after failing. */
     int32_t (*source)(demist_builder *b, const char *path, const char *prefix);
     /* The i-th key of a source in sorted order, NULL behind the last. */
     const char *(*key)(demist_builder *b, int32_t source, int64_t i);
     /* Whether the key exists; rank and shape [DEMIST_MAX_RANK] are set if so. May be NULL. */
     bool (*find)(demist_builder *b, int32_t source, const char *key, int32_t *rank, int64_t *shape);
-    /* A tensor as a graph's parameter. A missing or misshapen one is remembered, and all of them
-     * are listed at once when building ends. Asked for twice, it is the same node. */
+    /* A tensor as a graph's parameter, f32 whatever the file holds. A missing or misshapen one is
+     * remembered, and all of them are listed at once when building ends. Asked for twice, it is
+     * the same node. */
     const demist_node *(*param)(demist_builder *b, int32_t source, const char *key, int32_t rank,
                                 const int64_t *shape);
     /* Keys that match (`*` any text, `?` one character) carry nothing and are not unexpected. */
     void (*ignore)(demist_builder *b, int32_t source, const char *pattern);
 
-    /* --- graph --- */
+    /* --- graph --- Element types are F32 and I32. */
+
+    /* shape[0] = DEMIST_BATCH unless all images share the value. */
     const demist_node *(*input)(demist_builder *b, const char *name, demist_role role,
                                 demist_dtype dtype, int32_t rank, const int64_t *shape);
     /* Data are copied. */
     const demist_node *(*constant)(demist_builder *b, demist_dtype dtype, int32_t rank,
                                    const int64_t *shape, const void *data);
-    /* Any op that is neither INPUT, PARAM nor CONSTANT. For RESHAPE and EXPAND, PHILOX_…: the
-     * shape is given by rank and shape; elsewhere pass 0, NULL. attrs may be NULL (all zero). */
+    /* Any op that is neither INPUT, PARAM, CONSTANT nor FUSED. For RESHAPE, EXPAND and PHILOX_…
+     * the shape is given by rank and shape; elsewhere pass 0, NULL. attrs may be NULL (all zero);
+     * only the op's own member is read. */
     const demist_node *(*op)(demist_builder *b, demist_op op, int32_t n_inputs,
                              const demist_node *const *inputs, const demist_attrs *attrs,
                              int32_t rank, const int64_t *shape);
     void (*output)(demist_builder *b, const char *name, const demist_node *value);
-    /* A fresh scalar slot of the graph; the host fills "seed", "draw" and "image" by itself. */
+    /* A scalar slot of the graph, −1 after failing; the same name is the same slot. The host fills
+     * "seed", "draw" and "image" by itself. A slot holds either a number (SCALAR) or an integer
+     * (PHILOX_…), never both. */
     int32_t (*scalar_slot)(demist_builder *b, const char *name);
-    /* Names the node that was made last for errors, dumps and comparisons; printf. */
+    /* Names a value for errors, dumps and comparisons; printf. Parameters and inputs keep theirs.
+     * Returns value. */
     const demist_node *(*name)(demist_builder *b, const demist_node *value, const char *fmt,
                                ...)DEMIST_PRINTF(3, 4);
 
@@ -148,7 +158,7 @@ static inline const demist_node *demist_conv_transpose2d(demist_builder *b, cons
     return b->op(b, DEMIST_OP_CONV_TRANSPOSE2D, bias ? 3 : 2, inputs, &attrs, 0, NULL);
 }
 
-/* gamma, beta [C] */
+/* gamma, beta [C]; both, or beta alone, may be NULL */
 static inline const demist_node *demist_group_norm(demist_builder *b, const demist_node *x,
                                                    const demist_node *gamma,
                                                    const demist_node *beta, int32_t groups,
@@ -158,7 +168,7 @@ static inline const demist_node *demist_group_norm(demist_builder *b, const demi
     demist_attrs attrs = demist_no_attrs();
     attrs.norm.groups = groups;
     attrs.norm.eps = eps;
-    return b->op(b, DEMIST_OP_GROUP_NORM, 3, inputs, &attrs, 0, NULL);
+    return b->op(b, DEMIST_OP_GROUP_NORM, !gamma ? 1 : beta ? 3 : 2, inputs, &attrs, 0, NULL);
 }
 
 static inline const demist_node *demist_batch_norm(demist_builder *b, const demist_node *x,

@@ -22,6 +22,9 @@ extern "C" {
 /* The size of dimension 0 of a batched value. */
 #define DEMIST_BATCH ((int64_t)-1)
 
+/* The image's place in the key of random values that all images share. */
+#define DEMIST_IMAGE_SHARED UINT32_MAX
+
 /* X(NAME, id, "name", fewest inputs, most inputs (-1: any)). Ids are append-only. */
 #define DEMIST_OPS(X)                                                                              \
     /* leaves */                                                                                   \
@@ -68,10 +71,10 @@ extern "C" {
     X(CONV_TRANSPOSE2D, 83, "conv_transpose2d", 2, 3) /* w [C,O,kh,kw] */                          \
     X(ATTENTION, 84, "attention", 3, 3)               /* q [N,h,D,L], k [N,h,D,M], v [N,h,E,M] */  \
     /* normalisation */                                                                            \
-    X(GROUP_NORM, 100, "group_norm", 1, 3) /* x, gamma [C], beta [C] */                            \
+    X(GROUP_NORM, 100, "group_norm", 1, 3) /* x [, gamma [C] [, beta [C]]] */                      \
     X(BATCH_NORM, 101, "batch_norm", 5,                                                            \
       5) /* x, gamma, beta, mean, variance: running statistics */                                  \
-    X(LAYER_NORM, 102, "layer_norm", 1, 3) /* over the last axis */                                \
+    X(LAYER_NORM, 102, "layer_norm", 1, 3) /* the same over the last axis */                       \
     /* space */                                                                                    \
     X(MAX_POOL2D, 120, "max_pool2d", 1, 1)                                                         \
     X(AVG_POOL2D, 121, "avg_pool2d", 1, 1)                                                         \
@@ -111,13 +114,14 @@ typedef enum demist_role {
 /* What the core may propose to a backend as one FUSED node; the body is always a chain from its
  * first node to its last, in which only the last value is used outside. Append-only. */
 typedef enum demist_pattern {
-    /* conv2d, conv_transpose2d or linear, then any of: batch_norm, an activation, add of a
-     * residual, affine */
+    /* conv2d, conv_transpose2d or linear, then any of: batch_norm, an activation (relu, silu,
+     * gelu, sigmoid, tanh), affine, add of a value that broadcasts to the result's shape */
     DEMIST_PATTERN_PRODUCT = 1,
-    /* group_norm, layer_norm or batch_norm, then any of: mul and add with per-channel values
-     * (scale and shift), an activation */
+    /* group_norm, layer_norm or batch_norm, then any of: affine, mul and add with per-channel
+     * values (scale and shift; size 1 everywhere but in the batch and the channels, which are the
+     * last axis for layer_norm), an activation */
     DEMIST_PATTERN_NORM = 2,
-    /* elementwise ops only, all of the result's shape after broadcasting */
+    /* elementwise ops (not cast) only, all of the result's shape after broadcasting */
     DEMIST_PATTERN_ELEMENTWISE = 3,
 } demist_pattern;
 
@@ -184,8 +188,9 @@ typedef union demist_attrs {
         int32_t before[DEMIST_MAX_RANK], after[DEMIST_MAX_RANK];
     } pad;
     struct {
-        uint32_t purpose;  /* demist_noise_purpose, demist/random.h */
-        int32_t per_image; /* 1: batched, the image's index is in the key; 0: shared */
+        uint32_t purpose; /* demist_noise_purpose, demist/random.h */
+        /* 1: batched, the image's index is in the key; 0: shared by all, DEMIST_IMAGE_SHARED is */
+        int32_t per_image;
         int32_t seed_slot, draw_slot, image_slot; /* u64 scalar slots: seed, draw, first image */
         float lo, hi;                             /* PHILOX_UNIFORM */
     } philox;
@@ -208,7 +213,7 @@ struct demist_node {
     const demist_node *const *inputs;
     demist_attrs attrs;
     /* PARAM, CONSTANT: row-major, 64-byte aligned, valid until compile returns. PARAM: index in
-     * graph->params. */
+     * graph->params, −1 for other ops. */
     const void *data;
     int32_t param_index;
     /* FUSED: what it stands for, in topological order; the last one is its value. Body nodes'
