@@ -36,6 +36,18 @@ static inline const char *test_data(const char *relative)
     return NULL;
 }
 
+/* Path of a file below tests/data, which is part of the sources. A static buffer a call. */
+#ifdef TESTING_SOURCE_DATA
+static inline const char *source_data(const char *relative)
+{
+    static char paths[8][4096];
+    static int next;
+    char *path = paths[next++ % 8];
+    snprintf(path, sizeof paths[0], "%s/%s", TESTING_SOURCE_DATA, relative);
+    return path;
+}
+#endif
+
 /* The text contains the fragment; prints both when not. */
 static inline void assert_contains(const char *text, const char *fragment)
 {
