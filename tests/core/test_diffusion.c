@@ -202,8 +202,8 @@ static void test_betas_of_every_length_are_improved_diffusions(void **state)
 static struct dm_diffusion respaced(const struct dm_diffusion *whole, const char *spec, bool wrap)
 {
     struct dm_error err = DM_ERROR_INIT;
-    struct dm_spacing s;
-    struct dm_diffusion d;
+    struct dm_spacing s = {0};
+    struct dm_diffusion d = {0};
     const struct dm_spacing_options options = {.first_index = whole->first_index,
                                                .course_wrap = wrap};
     if (dm_spacing_parse(spec, whole->schedule_n, &options, &s, &err) != DEMIST_OK ||
@@ -447,7 +447,7 @@ static void assert_times_come_back(const struct dm_diffusion *d, double relative
         const double t = d->time[0] + (d->time[d->n] - d->time[0]) * i / 5000;
         struct dm_error err = DM_ERROR_INIT;
         demist_coeffs c = {.size = sizeof c};
-        double back;
+        double back = NAN;
         if (dm_diffusion_coeffs(d, t, &c, &err) != DEMIST_OK ||
             dm_diffusion_time_of(d, c.lambda, &back, &err) != DEMIST_OK)
             fail_msg("%s", err.text);
@@ -501,6 +501,38 @@ static void test_lambda_is_linear_between_indices(void **state)
     assert_int_equal(dm_diffusion_coeffs(&d, 499.25, &c, NULL), DEMIST_OK);
     assert_near(c.lambda, 0.75 * d.lambda[500] + 0.25 * d.lambda[501], 1e-13, "lambda", 499);
     dm_diffusion_finish(&d);
+}
+
+/* signal 1, noise t: sum and ratio both move */
+static void test_paths_interpolate_signal_plus_noise(void **state)
+{
+    struct dm_diffusion d = create(&(demist_tables){.n = 2,
+                                                    .form = DEMIST_GAUSSIAN_PATH,
+                                                    .time = (double[]){1, 2},
+                                                    .signal = (double[]){1, 1},
+                                                    .noise = (double[]){1, 3}});
+    demist_coeffs c;
+    assert_int_equal(dm_diffusion_coeffs(&d, 1.5, &c, NULL), DEMIST_OK);
+    assert_near(c.signal + c.noise, 3, 1e-14, "sum", 1);
+    assert_near(c.noise / c.signal, sqrt(3), 1e-14, "ratio", 1);
+    assert_int_equal(dm_diffusion_coeffs(&d, 0.25, &c, NULL), DEMIST_OK); /* from the clean end */
+    assert_near(c.noise / c.signal, 0.25, 1e-14, "ratio", 0);
+    assert_near(c.signal + c.noise, 1.25, 1e-14, "sum", 0);
+    dm_diffusion_finish(&d);
+}
+
+static void test_respaced_paths_keep_the_schedules_eval(void **state)
+{
+    int calls = 0;
+    struct dm_diffusion whole = straight(101, 1.0 - 1e-3);
+    whole.eval = straight_eval;
+    whole.eval_self = &calls;
+    struct dm_diffusion d = respaced(&whole, "linspace3", false);
+    demist_coeffs c;
+    assert_int_equal(dm_diffusion_coeffs(&d, 0.123, &c, NULL), DEMIST_OK);
+    assert_true(c.noise == 0.123 && calls == 1);
+    dm_diffusion_finish(&d);
+    dm_diffusion_finish(&whole);
 }
 
 static void test_times_outside_are_refused_and_lambdas_clamped(void **state)
@@ -659,6 +691,8 @@ int main(void)
         cmocka_unit_test(test_time_of_inverts_coeffs),
         cmocka_unit_test(test_indices_have_exactly_the_tables_coefficients),
         cmocka_unit_test(test_lambda_is_linear_between_indices),
+        cmocka_unit_test(test_paths_interpolate_signal_plus_noise),
+        cmocka_unit_test(test_respaced_paths_keep_the_schedules_eval),
         cmocka_unit_test(test_times_outside_are_refused_and_lambdas_clamped),
         cmocka_unit_test(test_eval_that_gives_no_number_is_an_error),
         cmocka_unit_test(test_refuses_betas_that_are_no_schedule),
