@@ -65,7 +65,7 @@ typedef struct demist_plugin {
 #endif
 #define DEMIST_PLUGIN(name)                                                                        \
     DEMIST_PLUGIN_LINKAGE DEMIST_EXPORT const demist_plugin DEMIST_PLUGIN_SYMBOL(name);            \
-    DEMIST_EXPORT const demist_plugin DEMIST_PLUGIN_SYMBOL(name)
+    const demist_plugin DEMIST_PLUGIN_SYMBOL(name)
 
 #ifdef __cplusplus
 }
