@@ -10,7 +10,7 @@ static void philox_range(const struct ref_call *call, int64_t image, int64_t fir
     const uint64_t seed = call->scalars[a->philox.seed_slot].u;
     const uint32_t draw = (uint32_t)call->scalars[a->philox.draw_slot].u;
     const uint64_t first_image = call->scalars[a->philox.image_slot].u;
-    const uint32_t key = a->philox.per_image ? (uint32_t)(first_image + (uint64_t)image) : 0;
+    const uint32_t key = a->philox.per_image ? (uint32_t)(first_image + (uint64_t)image) : DEMIST_IMAGE_SHARED;
     const size_t n = (size_t)(last - first);
     if (call->op == DEMIST_OP_PHILOX_NORMAL) {
         call->philox->normal(seed, key, a->philox.purpose, draw, (uint64_t)first, n, out);
@@ -35,18 +35,18 @@ static void philox_elements(const struct ref_call *call, const void *state, int6
     }
 }
 
-/* The generator's counter has 32 bits for each. */
+/* The generator's counter has 32 bits for each; one image stands for what all images share. */
 static demist_status check_range(const struct ref_call *call)
 {
     const demist_attrs *a = call->attrs;
     const uint64_t draw = call->scalars[a->philox.draw_slot].u;
     const uint64_t image = a->philox.per_image ? call->scalars[a->philox.image_slot].u : 0;
     const uint64_t images = a->philox.per_image ? (uint64_t)call->out.shape[0] : 1;
-    if (draw <= UINT32_MAX && image <= UINT32_MAX && images - 1 <= UINT32_MAX - image)
+    if (draw <= UINT32_MAX && image < DEMIST_IMAGE_SHARED && images <= DEMIST_IMAGE_SHARED - image)
         return DEMIST_OK;
     return call->host->fail(call->host, DEMIST_INVALID,
                             "node '%s' (%s): draw %" PRIu64 ", images %" PRIu64 " and on: "
-                            "draw numbers and image indices are below 2^32",
+                            "draw numbers are below 2^32, image indices below 2^32-1",
                             call->name, demist_op_name(call->op), draw, image);
 }
 
