@@ -126,6 +126,11 @@ void *dm_graph_data(struct dm_graph *graph, size_t bytes)
     return memory + (-(uintptr_t)memory & 63);
 }
 
+struct dm_arena *dm_graph_arena(struct dm_graph *graph)
+{
+    return &graph->arena;
+}
+
 static char *copy_text(struct dm_graph *graph, const char *text)
 {
     char *copy = dm_arena_strdup(&graph->arena, text);

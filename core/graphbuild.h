@@ -54,6 +54,7 @@ enum dm_slot_kind dm_graph_slot_kind(const struct dm_graph *graph, int32_t slot)
  * none. dm_graph_data: 64-byte aligned, for a node's data. */
 void *dm_graph_alloc(struct dm_graph *graph, size_t n, size_t size);
 void *dm_graph_data(struct dm_graph *graph, size_t bytes);
+struct dm_arena *dm_graph_arena(struct dm_graph *graph);
 
 /* Appends a copy of `node`, whose inputs are nodes of `graph` already; name and inputs are copied,
  * data and a FUSED node's body are not. Shapes are taken as they are, id and param_index are set
