@@ -3,57 +3,27 @@
 
 #include "harness.h"
 
-#include "number.h"
-
-/* --- options: defaults of the schema, or what the test gives --- */
-
-static const char *given_value(const char *const *options, const char *key)
-{
-    const size_t length = strlen(key);
-    for (; options && *options; options++)
-        if (strncmp(*options, key, length) == 0 && (*options)[length] == '=')
-            return *options + length + 1;
-    return NULL;
-}
-
-static void read_number(demist_value *value)
-{
-    assert_true(value->text[0] == 0 ||
-                dm_parse_double(value->text, 0, &value->number) == DM_PARSE_OK);
-    value->integer = (int64_t)value->number;
-}
-
-static demist_value value_of(const demist_option *option, const char *text, bool given)
-{
-    demist_value value = DEMIST_INIT(demist_value);
-    value.text = text ? text : "";
-    value.is_default = !given;
-    value.count = 1;
-    value.boolean = strcmp(value.text, "true") == 0;
-    if (option->flags & DEMIST_OPTION_AUTO && strcmp(value.text, "auto") == 0)
-        value.is_auto = true;
-    else if (option->type == DEMIST_OPTION_INT || option->type == DEMIST_OPTION_FLOAT)
-        read_number(&value);
-    for (int64_t i = 0; option->type == DEMIST_OPTION_ENUM && option->choices[i]; i++)
-        if (strcmp(option->choices[i], value.text) == 0)
-            value.integer = i;
-    return value;
-}
+#include "schema.h"
 
 /* --- opening --- */
 
-static void create_instance(struct harness *h, const demist_class *class,
-                            const char *const *options)
+/* The options' values as the library makes them: an INI's section, checked against the schema. */
+static const demist_value *const *parse_options(struct harness *h, const demist_class *class,
+                                                const char *const *options)
 {
-    const demist_value *list[HARNESS_OPTIONS + 1] = {NULL};
-    for (int i = 0; class->options && class->options[i]; i++) {
-        const demist_option *option = class->options[i];
-        const char *text = given_value(options, option->key);
-        assert_true(i < HARNESS_OPTIONS);
-        h->values[i] = value_of(option, text ? text : option->default_value, text != NULL);
-        list[i] = &h->values[i];
-    }
-    HARNESS_OK(h, create, (&h->host.table, list, &h->self));
+    static const demist_option *const none[] = {NULL};
+    const demist_value *const *values = NULL;
+    struct dm_text section = DM_TEXT_INIT;
+    struct dm_error err = DM_ERROR_INIT;
+    dm_text_append(&section, "[backend]\n");
+    for (; options && *options; options++)
+        dm_text_appendf(&section, "%s\n", *options);
+    if (dm_ini_read_memory("harness.ini", section.data, section.size, &h->ini, &err) != DEMIST_OK ||
+        dm_schema_parse(h->ini, "backend", class->options ? class->options : none, &h->ini->arena,
+                        &values, &err) != DEMIST_OK)
+        fail_msg("%s", err.text);
+    dm_text_finish(&section);
+    return values;
 }
 
 void harness_open(struct harness *h, const demist_plugin *plugin, int threads,
@@ -65,7 +35,8 @@ void harness_open(struct harness *h, const demist_plugin *plugin, int threads,
     if (dm_pool_create(threads, &h->pool, &err) != DEMIST_OK ||
         dm_host_init(&h->host, h->backend, NULL, h->pool, &err) != DEMIST_OK)
         fail_msg("%s", err.text);
-    create_instance(h, plugin->classes[0], options);
+    const demist_value *const *values = parse_options(h, plugin->classes[0], options);
+    HARNESS_OK(h, create, (&h->host.table, values, &h->self));
     HARNESS_OK(h, open, (h->self, -1, &h->device));
     HARNESS_OK(h, queue_create, (h->device, &h->queue));
 }
@@ -77,6 +48,7 @@ void harness_close(struct harness *h)
     h->vtable->destroy(h->self);
     dm_host_finish(&h->host);
     dm_pool_destroy(h->pool);
+    dm_ini_destroy(h->ini);
     dm_error_clear(&h->error);
 }
 

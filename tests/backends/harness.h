@@ -7,23 +7,24 @@
 
 #include "error.h"
 #include "hosttable.h"
+#include "inifile.h"
 #include "pool.h"
 
-enum { HARNESS_BUFFERS = 24, HARNESS_OPTIONS = 16 };
+enum { HARNESS_BUFFERS = 24 };
 
 struct harness {
     struct dm_pool *pool;
     struct dm_host host;
     const char *backend;
     const demist_backend_vtable *vtable;
-    demist_value values[HARNESS_OPTIONS]; /* the instance may keep pointers */
+    struct dm_ini *ini; /* holds the options' values */
     void *self;
     demist_device *device;
     demist_queue *queue;
     struct dm_error error; /* of the last harness_status that was not DEMIST_OK */
 };
 
-/* Opens the plugin's first class on its best device, `threads` workers. options: "key=value",
+/* Opens the plugin's first class on its best device, `threads` workers. options: "key = value",
  * NULL-ended, or NULL; the others have their defaults. */
 void harness_open(struct harness *h, const demist_plugin *plugin, int threads,
                   const char *const *options);
