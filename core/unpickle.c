@@ -852,6 +852,7 @@ demist_status dm_unpickle(struct dm_unpickler *unpickler, const void *bytes, siz
 {
     struct machine m = {.shared = unpickler, .bytes = bytes, .err = err};
     m.size = size < MAX_PICKLE ? size : MAX_PICKLE;
+    DM_TRY(reserve(&m, &m.stack, &m.stack_capacity, 64, sizeof *m.stack)); /* never NULL below */
     while (!m.result) {
         const uint8_t *op = NULL;
         DM_TRY(take(&m, 1, &op));
