@@ -301,6 +301,18 @@ static demist_status reduce(demist_node *y, struct dm_error *err)
     return set_shape(y, DEMIST_F32, x->rank, shape, err);
 }
 
+static demist_status batch_sum(demist_node *y, struct dm_error *err)
+{
+    const demist_node *x = y->inputs[0];
+    int64_t shape[DEMIST_MAX_RANK] = {0};
+    DM_TRY(need_f32(y, err));
+    if (!demist_is_batched(x))
+        FAIL("there are no images to sum over: the value is not batched");
+    memcpy(shape, x->shape, sizeof shape);
+    shape[0] = 1;
+    return set_shape(y, DEMIST_F32, x->rank, shape, err);
+}
+
 static demist_status softmax(demist_node *y, struct dm_error *err)
 {
     DM_TRY(need_f32(y, err));
@@ -696,6 +708,8 @@ static demist_status infer(demist_node *y, int32_t n_slots, struct dm_error *err
         return reduce(y, err);
     case DEMIST_OP_SOFTMAX:
         return softmax(y, err);
+    case DEMIST_OP_BATCH_SUM:
+        return batch_sum(y, err);
     case DEMIST_OP_LINEAR:
         return linear(y, err);
     case DEMIST_OP_MATMUL:

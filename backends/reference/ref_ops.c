@@ -87,6 +87,7 @@ ref_op ref_op_function(demist_op op)
     case DEMIST_OP_INPUT:
     case DEMIST_OP_PARAM:
     case DEMIST_OP_CONSTANT:
+    case DEMIST_OP_BATCH_SUM:
     case DEMIST_OP_FUSED:
         break;
     }

@@ -4,8 +4,11 @@
  * for a largest batch, bound to buffers once, and executed many times, maybe asynchronously:
  * operations on one queue run in order; `synchronize` waits and reports what failed.
  *
- * Threads: calls on one device come from one thread at a time; different devices may be used from
- * different threads. Within a call a CPU backend uses host->parallel. */
+ * Threads: calls on one device and on what it made come from one thread at a time; different
+ * devices may be used from different threads. Within a call a CPU backend uses host->parallel.
+ *
+ * States: what queued work uses (buffers, bindings, programs) is destroyed only after synchronize,
+ * and destroying NULL is legal everywhere. */
 #ifndef DEMIST_BACKEND_H
 #define DEMIST_BACKEND_H
 
@@ -127,7 +130,9 @@ typedef struct demist_backend_vtable {
     void (*queue_destroy)(demist_queue *queue);
     /* Waits for all that was queued; returns the first failure of it. */
     demist_status (*synchronize)(demist_queue *queue);
-    /* Order between queues of one device: wait delays what `queue` gets from now on. */
+    /* Order between queues of one device: what `queue` gets after event_wait starts when all that
+     * the recording queue got before event_record is done. An event may be destroyed at any time;
+     * waits that are queued stay in force. */
     demist_status (*event_record)(demist_queue *queue, demist_event **event);
     demist_status (*event_wait)(demist_queue *queue, demist_event *event);
     void (*event_destroy)(demist_event *event);
@@ -141,7 +146,8 @@ typedef struct demist_backend_vtable {
                              const demist_compile_info *info, demist_program **program);
     void (*program_destroy)(demist_program *program); /* [its bindings destroyed] */
     demist_status (*program_info)(demist_program *program, demist_program_info *info);
-    /* MUTABLE programs: new data, row-major f32 host memory, for the parameters params[0..n). */
+    /* MUTABLE programs: new data, row-major f32 host memory, for the parameters params[0..n); they
+     * are copied before it returns and hold for what `queue` executes from now on. */
     demist_status (*update_params)(demist_queue *queue, demist_program *program, int32_t n,
                                    const int32_t *params, const void *const *data);
 
@@ -150,7 +156,9 @@ typedef struct demist_backend_vtable {
     demist_status (*bind)(demist_program *program, demist_buffer *const *buffers, int32_t n,
                           demist_binding **binding);
     void (*binding_destroy)(demist_binding *binding);
-    /* n_images: 1 … max_batch. scalars: [graph->n_scalars], copied. */
+    /* n_images: 1 … max_batch. scalars: [graph->n_scalars], copied before it returns. Bindings of
+     * one program share its working memory: executions from several queues need events between
+     * them. */
     demist_status (*execute)(demist_queue *queue, demist_binding *binding,
                              const demist_scalar *scalars, int64_t n_images);
 

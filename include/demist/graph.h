@@ -5,10 +5,10 @@
  * tolerance that a backend has to keep.
  *
  * Dimension 0 of a batched value is the batch: its size is DEMIST_BATCH in the graph, and a
- * program executes with any number of images up to the largest that it was compiled for. No op
- * mixes images. Values that do not depend on an input (parameters, constants, what is computed
- * from them alone) are not batched. Data are row-major (images N, C, H, W) at a graph's edges;
- * inside, layout is the backend's. */
+ * program executes with any number of images up to the largest that it was compiled for. Only
+ * BATCH_SUM, which gradients of parameters need, mixes images. Values that do not depend on an
+ * input (parameters, constants, what is computed from them alone) are not batched. Data are
+ * row-major (images N, C, H, W) at a graph's edges; inside, layout is the backend's. */
 #ifndef DEMIST_GRAPH_H
 #define DEMIST_GRAPH_H
 
@@ -64,6 +64,7 @@ extern "C" {
     X(MEAN, 61, "mean", 1, 1)                                                                      \
     X(AMAX, 62, "amax", 1, 1)                                                                      \
     X(SOFTMAX, 63, "softmax", 1, 1)                                                                \
+    X(BATCH_SUM, 64, "batch_sum", 1, 1) /* over the images: [1, ..] */                             \
     /* products */                                                                                 \
     X(LINEAR, 80, "linear", 2, 3)                     /* x [..,K], w [O,K], b [O] */               \
     X(MATMUL, 81, "matmul", 2, 2)                     /* a [..,M,K], b [..,K,N] */                 \

@@ -73,6 +73,7 @@ static const struct call legal[] = {
     {"[N,1,1] f32", DEMIST_OP_SUM, 1, {S(N, 3, 4)}, .attrs.reduce = {6}},
     {"[1,4] f32", DEMIST_OP_MEAN, 1, {S(3, 4)}, .attrs.reduce = {1}},
     {"[N,3] f32", DEMIST_OP_SOFTMAX, 1, {S(N, 3)}, .attrs.axis = {1}},
+    {"[1,3,4] f32", DEMIST_OP_BATCH_SUM, 1, {S(N, 3, 4)}},
     /* products */
     {"[N,7,2] f32", DEMIST_OP_LINEAR, 3, {S(N, 7, 3), S(2, 3), S(2)}},
     {"[2] f32", DEMIST_OP_LINEAR, 2, {S(3), S(2, 3)}},
@@ -164,6 +165,7 @@ static const struct call illegal[] = {
     {"the bit mask of axes is 0x0", DEMIST_OP_SUM, 1, {S(N, 3)}},
     {"the bit mask of axes is 0x4", DEMIST_OP_MEAN, 1, {S(N, 3)}, .attrs.reduce = {4}},
     {"axis 0 is the batch", DEMIST_OP_AMAX, 1, {S(N, 3)}, .attrs.reduce = {3}},
+    {"there are no images to sum over", DEMIST_OP_BATCH_SUM, 1, {S(5, 3)}},
     {"axis 0 is the batch", DEMIST_OP_SOFTMAX, 1, {S(N, 3)}},
     {"axis 2 is not in 0 … 1", DEMIST_OP_SOFTMAX, 1, {S(N, 3)}, .attrs.axis = {2}},
     {"axis -1 is not in 0 … 1", DEMIST_OP_SOFTMAX, 1, {S(N, 3)}, .attrs.axis = {-1}},
