@@ -1,0 +1,191 @@
+#include "conditions.h"
+
+#include "fileio.h"
+#include "number.h"
+#include "tensorfile.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LABELS = 1 << 24, MAX_CONTEXTS = 1 << 20 };
+#define MAX_LIST_BYTES ((size_t)64 << 20)
+
+static const char *where(const struct dm_ini *ini, const char *key)
+{
+    const struct dm_ini_entry *entry = dm_ini_find(ini, "sample", key);
+    return entry ? entry->where : ini->file;
+}
+
+/* One list out of a file: line breaks count as commas, and "#" starts a comment. */
+static void join_lines(char *text)
+{
+    char *to = text;
+    bool comment = false, item = false;
+    for (const char *from = text; *from; from++) {
+        comment = *from == '#' || (comment && *from != '\n');
+        if (comment || *from == '\r')
+            continue;
+        if (*from == '\n' || *from == ',') {
+            if (item)
+                *to++ = ',';
+            item = false;
+            continue;
+        }
+        item = item || (*from != ' ' && *from != '\t');
+        *to++ = *from;
+    }
+    while (to > text && (to[-1] == ',' || to[-1] == ' ' || to[-1] == '\t'))
+        to--;
+    *to = 0;
+}
+
+static demist_status parse_labels(const char *text, int64_t n_classes, struct dm_condition_list *l,
+                                  struct dm_error *err)
+{
+    if (text[0] != '@')
+        return dm_parse_ranges(text, n_classes - 1, MAX_LABELS, &l->labels, &l->n_labels, err);
+    char *data;
+    size_t size;
+    DM_TRY(dm_read_file(text + 1, MAX_LIST_BYTES, &data, &size, err));
+    demist_status status = DEMIST_OK;
+    if (memchr(data, 0, size))
+        status = dm_fail(err, DEMIST_FORMAT, "it is no text file");
+    if (status == DEMIST_OK) {
+        join_lines(data);
+        status = dm_parse_ranges(data, n_classes - 1, MAX_LABELS, &l->labels, &l->n_labels, err);
+    }
+    if (status != DEMIST_OK)
+        dm_fail_where(err, "%s", text + 1);
+    free(data);
+    return status;
+}
+
+/* "0.5,1 | 0,0": vectors with |, numbers with commas. */
+static demist_status parse_vectors(const char *text, struct dm_condition_list *l,
+                                   struct dm_error *err)
+{
+    struct dm_arena arena = {0};
+    demist_status status = DEMIST_OK;
+    char *rest = dm_arena_strdup(&arena, text);
+    if (!rest)
+        return dm_fail_memory(err, "context vectors");
+    while (status == DEMIST_OK && rest) {
+        char *vector = rest, *bar = strchr(rest, '|');
+        rest = bar ? bar + 1 : NULL;
+        if (bar)
+            *bar = 0;
+        const char *const *items;
+        size_t n;
+        status = dm_split_list(&arena, vector, &items, &n, err);
+        if (status == DEMIST_OK && n != (size_t)l->context_size)
+            status = dm_fail(err, DEMIST_CONFIG,
+                             "vector %zu has %zu numbers, and this network takes %lld",
+                             l->n_contexts + 1, n, (long long)l->context_size);
+        if (status == DEMIST_OK && l->n_contexts == MAX_CONTEXTS)
+            status = dm_fail(err, DEMIST_CONFIG, "more than %d vectors", MAX_CONTEXTS);
+        float *grown = status != DEMIST_OK
+                           ? NULL
+                           : realloc(l->contexts, (l->n_contexts + 1) * n * sizeof *grown);
+        if (status == DEMIST_OK && !grown)
+            status = dm_fail_memory(err, "context vectors");
+        if (!grown)
+            break;
+        l->contexts = grown;
+        for (size_t i = 0; status == DEMIST_OK && i < n; i++) {
+            double number;
+            if (dm_parse_double(items[i], 0, &number) != DM_PARSE_OK)
+                status = dm_fail(err, DEMIST_CONFIG, "\"%s\" is no number", items[i]);
+            else
+                l->contexts[l->n_contexts * n + i] = (float)number;
+        }
+        l->n_contexts += status == DEMIST_OK;
+    }
+    dm_arena_finish(&arena);
+    return status;
+}
+
+/* Tensor `c`, or the only tensor, of a file: [vectors, context_size]. */
+static demist_status read_vectors(const char *path, struct dm_condition_list *l,
+                                  struct dm_error *err)
+{
+    struct dm_checkpoint *file;
+    DM_TRY(dm_checkpoint_open(path, &file, err));
+    const struct dm_tensor_view *c = dm_checkpoint_find(file, "c");
+    if (!c && dm_checkpoint_count(file) == 1)
+        c = dm_checkpoint_at(file, 0);
+    demist_status status = DEMIST_OK;
+    if (!c)
+        status = dm_fail(err, DEMIST_NOT_FOUND, "%s: it has several tensors, and none is called c",
+                         path);
+    else if (c->rank != 2 || c->shape[1] != l->context_size || c->shape[0] < 1)
+        status = dm_fail(err, DEMIST_INCOMPATIBLE,
+                         "%s: tensor %s is not of shape [vectors, %lld], which this network takes",
+                         path, c->name, (long long)l->context_size);
+    else {
+        l->n_contexts = (size_t)c->shape[0];
+        l->contexts = malloc(dm_tensor_elements(c) * sizeof *l->contexts);
+        status = l->contexts ? dm_tensor_to_f32(c, l->contexts, err)
+                             : dm_fail_memory(err, "context vectors");
+    }
+    dm_checkpoint_close(file);
+    return status;
+}
+
+static demist_status parse(const struct dm_run_config *config, const struct dm_ini *ini,
+                           const demist_network_info *info, const char *network,
+                           struct dm_condition_list *l, struct dm_error *err)
+{
+    const char *labels = config->sample.labels, *context = config->sample.context;
+    if (labels[0] && info->n_classes == 0)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "%s: [sample] labels: network %s as configured takes no labels: remove the "
+                       "key, or set the network's number of classes",
+                       where(ini, "labels"), network);
+    if (!labels[0] && info->n_classes > 0)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "%s: network %s is class-conditional: set [sample] labels, for example "
+                       "labels = 0-%lld",
+                       ini->file, network, (long long)info->n_classes - 1);
+    if (context[0] && info->context_size == 0)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "%s: [sample] context: network %s takes no context: remove the key",
+                       where(ini, "context"), network);
+    if (labels[0] && parse_labels(labels, info->n_classes, l, err) != DEMIST_OK)
+        return dm_fail_where(err, "%s: [sample] labels", where(ini, "labels"));
+    if (context[0] && (context[0] == '@' ? read_vectors(context + 1, l, err)
+                                         : parse_vectors(context, l, err)) != DEMIST_OK)
+        return dm_fail_where(err, "%s: [sample] context", where(ini, "context"));
+    return DEMIST_OK;
+}
+
+demist_status dm_conditions_parse(const struct dm_run_config *config, const struct dm_ini *ini,
+                                  const demist_network_info *info, const char *network,
+                                  struct dm_condition_list *list, struct dm_error *err)
+{
+    *list = (struct dm_condition_list){.context_size = info->context_size};
+    demist_status status = parse(config, ini, info, network, list, err);
+    if (status != DEMIST_OK)
+        dm_conditions_finish(list);
+    return status;
+}
+
+void dm_conditions_finish(struct dm_condition_list *list)
+{
+    free(list->labels);
+    free(list->contexts);
+    *list = (struct dm_condition_list){0};
+}
+
+void dm_conditions_of(const struct dm_condition_list *list, int64_t first, int64_t n,
+                      int64_t *labels, float *context)
+{
+    size_t width = (size_t)list->context_size;
+    for (int64_t i = 0; i < n; i++) {
+        if (list->n_labels)
+            labels[i] = list->labels[(size_t)(first + i) % list->n_labels];
+        if (list->n_contexts)
+            memcpy(context + (size_t)i * width,
+                   list->contexts + (size_t)(first + i) % list->n_contexts * width,
+                   width * sizeof *context);
+    }
+}

@@ -1,0 +1,55 @@
+/* The diffusion process of a run: the schedule's tables, and the grid of times that is visited.
+ *
+ * Times are schedule time: an index for a variance-preserving process (−1 or 0 is the clean end),
+ * t for a path. */
+#ifndef DM_PROCESS_H
+#define DM_PROCESS_H
+
+#include <demist/network.h>
+#include <demist/sampler.h>
+
+#include "instance.h"
+
+struct dm_process;
+struct dm_diffusion;
+
+/* Which times are visited; see spacing.h. */
+struct dm_process_spacing {
+    const char *steps; /* "50", "ddim50", "trailing25", "" for all */
+    int leading_offset;
+    bool course_wrap;
+};
+
+/* Fills the tables of a schedule instance for T steps and lays the grid. The instance must outlive
+ * the process. */
+demist_status dm_process_create(struct dm_instance *schedule, int64_t T,
+                                const struct dm_process_spacing *spacing,
+                                struct dm_process **process, struct dm_error *err);
+void dm_process_destroy(struct dm_process *process); /* NULL is legal */
+
+bool dm_process_is_vp(const struct dm_process *process); /* variance preserving */
+int64_t dm_process_T(const struct dm_process *process);
+double dm_process_signal_guard(const struct dm_process *process);
+
+int32_t dm_process_n_steps(const struct dm_process *process);
+const double *dm_process_time(const struct dm_process *process);             /* [n_steps+1] */
+const demist_step *const *dm_process_step(const struct dm_process *process); /* [n_steps] */
+
+/* The tables of all indices, and of those kept. */
+const struct dm_diffusion *dm_process_whole(const struct dm_process *process);
+const struct dm_diffusion *dm_process_kept(const struct dm_process *process);
+
+/* The grid's step that starts at exactly t; NULL when there is none. */
+const demist_step *dm_process_step_at(const struct dm_process *process, double t);
+
+/* Signal and noise at any time of the schedule's range; DEMIST_INVALID outside it. */
+demist_status dm_process_coeffs(const struct dm_process *process, double t, demist_coeffs *out,
+                                struct dm_error *err);
+demist_status dm_process_time_of(const struct dm_process *process, double lambda, double *t,
+                                 struct dm_error *err);
+
+/* What the network is handed for schedule time t: rounded to float32 as the reference
+ * implementations do (float32(index)·(1000/T); index/T in double). */
+float dm_process_network_time(const struct dm_process *process, demist_time_form form, double t);
+
+#endif

@@ -1,0 +1,51 @@
+/* The run that a sampler sees: demist_run on a backend.
+ *
+ * A sampler's calls are recorded, not executed. When data are needed — by the network, by read,
+ * at the end — what was recorded since becomes one elementwise graph, compiled once for its
+ * structure and executed with that time's coefficients and draw numbers as scalar inputs. A loop
+ * therefore compiles two or three small programs however many steps it takes, and a device sees
+ * two executions a step: the network and one segment.
+ *
+ * Each tensor has two buffers: a segment reads the one and writes the other, so that no program
+ * has an input that is also its output. */
+#ifndef DM_RUNNER_H
+#define DM_RUNNER_H
+
+#include <demist/sampler.h>
+
+#include "device.h"
+#include "model.h"
+#include "noisesource.h"
+#include "process.h"
+
+struct dm_runner;
+
+/* What a run needs; all of it must outlive the runner. */
+struct dm_runner_options {
+    struct dm_device *device;
+    struct dm_model *model;
+    const struct dm_process *process;
+    struct dm_noise_source *noise;
+    int64_t max_batch;
+    bool clip;             /* x_0 to the network's range */
+    double guidance_scale; /* 1: none */
+    bool check_every_step; /* for non-finite values; always done at the end */
+    /* After each step: x and x0 are NULL unless wants_data; false stops the run. */
+    bool (*emit)(void *user, int32_t step, const float *x, const float *x0);
+    bool wants_data;
+    void *user;
+};
+
+demist_status dm_runner_create(const struct dm_runner_options *options, struct dm_runner **runner,
+                               struct dm_error *err);
+void dm_runner_destroy(struct dm_runner *runner); /* NULL is legal */
+
+/* Runs the sampler for one batch. x: [n][elements], on entry x_T, on return x_0. first_image: for
+ * the keyed generator. DEMIST_NUMERIC names step and image. */
+demist_status dm_runner_sample(struct dm_runner *runner, struct dm_instance *sampler,
+                               int64_t first_image, int64_t n, float *x, struct dm_error *err);
+
+/* Recorded segments compiled so far: two or three for a plain loop. For tests. */
+int dm_runner_segments(const struct dm_runner *runner);
+
+#endif

@@ -1,0 +1,214 @@
+#include "sample.h"
+
+#include "philox.h"
+#include "runner.h"
+#include "tensorfile.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* One run of all batches. */
+struct job {
+    struct dm_setup *setup;
+    const struct dm_sample_hooks *hooks;
+    struct dm_condition_list conditions;
+    struct dm_noise_source *noise;
+    struct dm_model model;
+    struct dm_runner *runner;
+    int64_t max_batch;
+    float *x, *context; /* [max_batch, …] */
+    int64_t *labels;    /* [max_batch] */
+    float *start;       /* start = file: [n_start, …] */
+    int64_t n_start;
+    struct dm_sample_progress progress; /* of the batch that runs */
+};
+
+/* ---------------------------------------------------------------- x_T */
+
+static demist_status read_start(struct job *job, struct dm_error *err)
+{
+    const struct dm_run_config *c = &job->setup->config;
+    const demist_network_info *info = &job->setup->network.info;
+    struct dm_checkpoint *file;
+    DM_TRY(dm_checkpoint_open(c->sample.start_file, &file, err));
+    const struct dm_tensor_view *view = dm_checkpoint_find(file, "x_T");
+    if (!view && dm_checkpoint_count(file) == 1)
+        view = dm_checkpoint_at(file, 0);
+    demist_status status = DEMIST_OK;
+    bool fits = view && view->rank == info->rank + 1;
+    for (int32_t i = 0; fits && i < info->rank; i++)
+        fits = view->shape[i + 1] == info->shape[i];
+    if (!view)
+        status = dm_fail(err, DEMIST_NOT_FOUND, "%s: no tensor x_T", c->sample.start_file);
+    else if (!fits)
+        status = dm_fail(err, DEMIST_INCOMPATIBLE,
+                         "%s: tensor %s does not have the shape [images, …] of this network's data",
+                         c->sample.start_file, view->name);
+    else if (view->shape[0] < c->sample.first + c->sample.images)
+        status = dm_fail(err, DEMIST_INCOMPATIBLE,
+                         "%s: tensor %s holds %lld images, and this run goes up to image %lld: "
+                         "lower [sample] images",
+                         c->sample.start_file, view->name, (long long)view->shape[0],
+                         (long long)(c->sample.first + c->sample.images - 1));
+    else {
+        job->n_start = view->shape[0];
+        job->start = malloc(dm_tensor_elements(view) * sizeof *job->start);
+        status = job->start ? dm_tensor_to_f32(view, job->start, err) : dm_fail_memory(err, "x_T");
+    }
+    dm_checkpoint_close(file);
+    return status;
+}
+
+/* x_1 = (u, √(16 − u²)), u uniform on [−4, 4]; y is then scaled by the path's first time. */
+static void half_circle(const struct job *job, int64_t first, int64_t n, float *x)
+{
+    double scale = dm_process_time(job->setup->process)[0];
+    for (int64_t i = 0; i < n; i++) {
+        float uniform;
+        dm_philox_uniform(job->setup->config.sample.seed, (uint32_t)(first + i),
+                          DEMIST_NOISE_INITIAL, 0, 0, 1, &uniform);
+        double u = 8 * (double)uniform - 4;
+        x[2 * i] = (float)u;
+        x[2 * i + 1] = (float)(scale * sqrt(16 - u * u));
+    }
+}
+
+static demist_status start_batch(struct job *job, int64_t first, int64_t n, struct dm_error *err)
+{
+    const struct dm_run_config *c = &job->setup->config;
+    int64_t elements = job->setup->network.n_elements;
+    DM_TRY(dm_noise_start(job->noise, first, n, err));
+    switch (c->sample.start) {
+    case DM_START_NORMAL:
+        return dm_noise_initial(job->noise, job->x, err);
+    case DM_START_HALF_CIRCLE:
+        half_circle(job, first, n, job->x);
+        return DEMIST_OK;
+    case DM_START_FILE:
+        break;
+    }
+    for (int64_t i = 0; i < n * elements; i++)
+        job->x[i] = job->start[first * elements + i];
+    return DEMIST_OK;
+}
+
+/* ---------------------------------------------------------------- the run */
+
+static bool report(struct job *job, int32_t step, const float *x, const float *x0)
+{
+    job->progress.step = step;
+    job->progress.time = dm_process_time(job->setup->process)[step];
+    job->progress.x = x;
+    job->progress.x0 = x0;
+    return !job->hooks->progress || job->hooks->progress(job->hooks->user, &job->progress);
+}
+
+static bool emit(void *user, int32_t step, const float *x, const float *x0)
+{
+    return report(user, step + 1, x, x0);
+}
+
+static demist_status open_job(struct job *job, struct dm_error *err)
+{
+    struct dm_setup *s = job->setup;
+    const struct dm_run_config *c = &s->config;
+    const demist_network_info *info = &s->network.info;
+    bool guided = c->sample.guidance_scale != 1;
+    DM_TRY(dm_conditions_parse(c, s->ini, info, c->network.use, &job->conditions, err));
+    if (c->sample.start == DM_START_HALF_CIRCLE &&
+        (dm_process_is_vp(s->process) || info->rank != 1 || info->shape[0] != 2))
+        return dm_fail(err, DEMIST_CONFIG,
+                       "[sample] start = half-circle is for points in the plane on a path "
+                       "(schedule straight): take start = normal");
+    if (c->sample.start == DM_START_FILE)
+        DM_TRY(read_start(job, err));
+    struct dm_noise_options noise = {.kind = c->noise.source,
+                                     .seed = c->sample.seed,
+                                     .file = c->noise.file,
+                                     .draws = c->noise.draws,
+                                     .n_steps = dm_process_n_steps(s->process),
+                                     .rank = info->rank,
+                                     .shape = info->shape};
+    DM_TRY(dm_noise_source_open(&noise, &job->noise, err));
+
+    job->max_batch = dm_setup_batch(s);
+    size_t n = (size_t)job->max_batch;
+    job->x = malloc(n * (size_t)s->network.n_elements * sizeof *job->x);
+    job->context = malloc(n * (size_t)(info->context_size + 1) * sizeof *job->context);
+    job->labels = malloc(n * sizeof *job->labels);
+    if (!job->x || !job->context || !job->labels)
+        return dm_fail_memory(err, "a batch of images");
+
+    DM_TRY(dm_model_compile(&job->model, &s->network, &s->device, job->max_batch, 0, err));
+    struct dm_runner_options options = {
+        .device = &s->device,
+        .model = &job->model,
+        .process = s->process,
+        .noise = job->noise,
+        .max_batch = job->max_batch,
+        .clip = s->clip,
+        .guidance_scale = guided ? c->sample.guidance_scale : 1,
+        .check_every_step = s->device.type == DEMIST_DEVICE_CPU,
+        .emit = emit,
+        .wants_data = job->hooks->wants_data,
+        .user = job,
+    };
+    return dm_runner_create(&options, &job->runner, err);
+}
+
+static demist_status run_batch(struct job *job, int64_t first, int64_t n, struct dm_error *err)
+{
+    struct dm_setup *s = job->setup;
+    const struct dm_sample_hooks *hooks = job->hooks;
+    dm_conditions_of(&job->conditions, first, n, job->labels, job->context);
+    struct dm_conditions conditions = {
+        .labels = job->conditions.n_labels ? job->labels : NULL,
+        .context = job->conditions.n_contexts ? job->context : NULL,
+    };
+    bool guided = s->config.sample.guidance_scale != 1;
+    DM_TRY(dm_model_condition(&job->model, n, &conditions, guided, err));
+    DM_TRY(start_batch(job, first, n, err));
+    job->progress.first = first;
+    job->progress.n = n;
+    if (!report(job, 0, hooks->wants_data ? job->x : NULL, NULL))
+        return dm_fail(err, DEMIST_CANCELLED, "interrupted");
+    DM_TRY(dm_runner_sample(job->runner, &s->sampler, first, n, job->x, err));
+    return hooks->finished ? hooks->finished(hooks->user, first, n, job->x, conditions.labels, err)
+                           : DEMIST_OK;
+}
+
+static void close_job(struct job *job)
+{
+    dm_runner_destroy(job->runner);
+    dm_model_finish(&job->model);
+    dm_noise_source_close(job->noise);
+    dm_conditions_finish(&job->conditions);
+    free(job->x);
+    free(job->context);
+    free(job->labels);
+    free(job->start);
+}
+
+demist_status dm_sample(struct dm_setup *setup, const struct dm_sample_hooks *hooks,
+                        struct dm_error *err)
+{
+    struct job job = {.setup = setup, .hooks = hooks};
+    int64_t images = setup->config.sample.images, first = setup->config.sample.first;
+    demist_status status = open_job(&job, err);
+    if (status == DEMIST_OK)
+        job.progress =
+            (struct dm_sample_progress){.n_batches = (images + job.max_batch - 1) / job.max_batch,
+                                        .n_steps = dm_process_n_steps(setup->process)};
+    for (int64_t done = 0; status == DEMIST_OK && done < images; done += job.max_batch) {
+        int64_t n = images - done < job.max_batch ? images - done : job.max_batch;
+        status = run_batch(&job, first + done, n, err);
+        job.progress.batch++;
+    }
+    close_job(&job);
+    if (status == DEMIST_CANCELLED &&
+        hooks->failure) { /* a listener's failure, or the user's wish */
+        demist_status failure = hooks->failure(hooks->user, err);
+        status = failure != DEMIST_OK ? failure : status;
+    }
+    return status;
+}
