@@ -17,7 +17,7 @@ DM_PRINTF(1, 0) static char *format(const char *fmt, va_list args)
     return text;
 }
 
-demist_status dm_fail(struct dm_error *err, demist_status status, const char *fmt, ...)
+demist_status dm_error_set(struct dm_error *err, demist_status status, const char *fmt, ...)
 {
     if (!err)
         return status;
@@ -44,11 +44,6 @@ demist_status dm_fail_where(struct dm_error *err, const char *fmt, ...)
                 err->text ? err->text : dm_status_text(err->status));
     free(where);
     return err->status;
-}
-
-demist_status dm_fail_memory(struct dm_error *err, const char *what)
-{
-    return dm_fail(err, DEMIST_NO_MEMORY, "out of memory: %s", what);
 }
 
 void dm_error_clear(struct dm_error *err)

@@ -21,15 +21,29 @@ struct dm_error {
 
 #define DM_ERROR_INIT ((struct dm_error){DEMIST_OK, NULL})
 
-/* Replaces what err holds; returns `status` so that callers write `return dm_fail(…)`. */
-demist_status dm_fail(struct dm_error *err, demist_status status, const char *fmt, ...)
+/* Replaces what err holds; returns `status` so that callers write `return dm_fail(…)`. A macro, so
+ * that compilers and analyzers see which status it returns. */
+#define dm_fail(err, status, ...)                                                                  \
+    __extension__({                                                                                \
+        demist_status dm_fail_status = (status);                                                   \
+        dm_failed_with(dm_fail_status, dm_error_set((err), dm_fail_status, __VA_ARGS__));          \
+    })
+demist_status dm_error_set(struct dm_error *err, demist_status status, const char *fmt, ...)
     DM_PRINTF(3, 4);
+static inline demist_status dm_failed_with(demist_status status, demist_status same)
+{
+    (void)same;
+    return status;
+}
 
 /* Prepends "fmt…: " to the text that is there. Returns err's status (INTERNAL for NULL). */
 demist_status dm_fail_where(struct dm_error *err, const char *fmt, ...) DM_PRINTF(2, 3);
 
 /* Out of memory while doing `what`. */
-demist_status dm_fail_memory(struct dm_error *err, const char *what);
+static inline demist_status dm_fail_memory(struct dm_error *err, const char *what)
+{
+    return dm_fail(err, DEMIST_NO_MEMORY, "out of memory: %s", what);
+}
 
 /* Frees the text and sets DEMIST_OK; err may be NULL or already clear. */
 void dm_error_clear(struct dm_error *err);
