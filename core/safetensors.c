@@ -82,7 +82,7 @@ static demist_status check_text(const char *header, size_t length, struct dm_err
 
 static demist_status read_shape(const cJSON *shape, struct entry *entry, struct dm_error *err)
 {
-    if (!cJSON_IsArray(shape))
+    if (!shape || !cJSON_IsArray(shape))
         return dm_fail(err, DEMIST_FORMAT, "\"shape\" is missing or no list");
     for (const cJSON *dim = shape->child; dim; dim = dim->next) {
         uint64_t size;
@@ -98,7 +98,7 @@ static demist_status read_shape(const cJSON *shape, struct entry *entry, struct 
 static demist_status read_offsets(const cJSON *offsets, uint64_t data_size, struct entry *entry,
                                   struct dm_error *err)
 {
-    if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
+    if (!offsets || !cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
         !whole(offsets->child, &entry->begin) || !whole(offsets->child->next, &entry->end))
         return dm_fail(err, DEMIST_FORMAT, "\"data_offsets\" is not a pair of whole numbers");
     if (entry->begin > entry->end || entry->end > data_size)
@@ -132,7 +132,7 @@ static demist_status read_entry(const cJSON *item, uint64_t data_size, struct en
             return dm_fail(err, DEMIST_FORMAT, "duplicate key \"%s\"", field->string);
         *slot = field;
     }
-    if (!cJSON_IsString(dtype))
+    if (!dtype || !cJSON_IsString(dtype))
         return dm_fail(err, DEMIST_FORMAT, "\"dtype\" is missing or no text");
     const struct dm_element *element = find_element(dtype->valuestring);
     if (!element)
@@ -401,14 +401,15 @@ static const char *written_dtype(const struct dm_tensor_view *view)
     return dtypes[i].name;
 }
 
-static void put_tensor(struct dm_text *json, const struct dm_tensor_view *view, uint64_t begin)
+static void put_tensor(struct dm_text *json, const struct dm_tensor_view *view,
+                       unsigned long long begin)
 {
+    unsigned long long end = begin + view_bytes(view);
     put_text(json, view->name);
     dm_text_appendf(json, ":{\"dtype\":\"%s\",\"shape\":[", written_dtype(view));
     for (int i = 0; i < view->rank; i++)
         dm_text_appendf(json, i ? ",%lld" : "%lld", (long long)view->shape[i]);
-    dm_text_appendf(json, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)begin,
-                    (unsigned long long)(begin + view_bytes(view)));
+    dm_text_appendf(json, "],\"data_offsets\":[%llu,%llu]}", begin, end);
 }
 
 static demist_status put_header(struct dm_text *json, const struct dm_tensor_view *const *sorted,

@@ -176,22 +176,21 @@ static void *allocate(struct machine *m, size_t count, size_t size)
     return NULL;
 }
 
-/* Makes room in *array (of `element` bytes each) for `needed` of them. */
-static demist_status reserve(struct machine *m, void *array, size_t *capacity, size_t needed,
-                             size_t element)
+/* An array of at least `needed` elements, at least one: `array` itself, or a larger copy whose new
+ * part is zero. NULL with the error set. */
+static void *reserve(struct machine *m, void *array, size_t *capacity, size_t needed,
+                     size_t element)
 {
     if (needed <= *capacity)
-        return DEMIST_OK;
+        return array;
     size_t grown = needed > 2 * *capacity ? needed : 2 * *capacity;
-    void *old, *moved = allocate(m, grown, element);
+    void *moved = allocate(m, grown, element);
     if (!moved)
-        return m->err ? m->err->status : DEMIST_NO_MEMORY;
-    memcpy(&old, array, sizeof old);
-    if (*capacity)
-        memcpy(moved, old, *capacity * element);
-    memcpy(array, &moved, sizeof moved);
+        return NULL;
+    if (array)
+        memcpy(moved, array, *capacity * element);
     *capacity = grown;
-    return DEMIST_OK;
+    return moved;
 }
 
 static demist_status out_of_memory(struct machine *m)
@@ -240,8 +239,11 @@ static demist_status push(struct machine *m, value *v)
 {
     if (!v)
         return out_of_memory(m);
-    DM_TRY(reserve(m, &m->stack, &m->stack_capacity, m->depth + 1, sizeof *m->stack));
-    m->stack[m->depth++] = v;
+    value **stack = reserve(m, m->stack, &m->stack_capacity, m->depth + 1, sizeof *stack);
+    if (!stack)
+        return out_of_memory(m);
+    m->stack = stack;
+    stack[m->depth++] = v;
     return DEMIST_OK;
 }
 
@@ -324,8 +326,11 @@ static demist_status pop_mark(struct machine *m, value ***items, size_t *count)
 
 static demist_status put_mark(struct machine *m)
 {
-    DM_TRY(reserve(m, &m->marks, &m->marks_capacity, m->n_marks + 1, sizeof *m->marks));
-    m->marks[m->n_marks++] = m->depth;
+    size_t *marks = reserve(m, m->marks, &m->marks_capacity, m->n_marks + 1, sizeof *marks);
+    if (!marks)
+        return out_of_memory(m);
+    m->marks = marks;
+    marks[m->n_marks++] = m->depth;
     return DEMIST_OK;
 }
 
@@ -333,11 +338,15 @@ static demist_status put_mark(struct machine *m)
 
 static demist_status extend(struct machine *m, value *container, value **items, size_t count)
 {
-    DM_TRY(reserve(m, &container->list.items, &container->list.capacity,
-                   container->list.count + count, sizeof *items));
-    if (count)
-        memcpy(container->list.items + container->list.count, items, count * sizeof *items);
-    container->list.count += count;
+    if (count == 0)
+        return DEMIST_OK;
+    size_t total = container->list.count + count;
+    value **all = reserve(m, container->list.items, &container->list.capacity, total, sizeof *all);
+    if (!all)
+        return out_of_memory(m);
+    memcpy(all + container->list.count, items, count * sizeof *items);
+    container->list.items = all;
+    container->list.count = total;
     return DEMIST_OK;
 }
 
@@ -406,8 +415,11 @@ static demist_status put(struct machine *m, uint64_t index)
     DM_TRY(top(m, &v));
     if (index >= m->at)
         return broken(m, "an impossible memo index");
-    DM_TRY(reserve(m, &m->memo, &m->n_memo, index + 1, sizeof *m->memo));
-    m->memo[index] = v;
+    value **memo = reserve(m, m->memo, &m->n_memo, index + 1, sizeof *memo);
+    if (!memo)
+        return out_of_memory(m);
+    m->memo = memo;
+    memo[index] = v;
     if (index >= m->memo_next)
         m->memo_next = index + 1;
     return DEMIST_OK;
@@ -820,7 +832,7 @@ static demist_status step_rest(struct machine *m, int op)
     case TUPLE1:
     case TUPLE2:
     case TUPLE3:
-        return push_tuple(m, (size_t)(op - TUPLE1 + 1));
+        return push_tuple(m, (size_t)op - TUPLE1 + 1);
     case TUPLE:
         return push_marked(m, DM_PICKLE_TUPLE);
     case EMPTY_LIST:
@@ -852,7 +864,9 @@ demist_status dm_unpickle(struct dm_unpickler *unpickler, const void *bytes, siz
 {
     struct machine m = {.shared = unpickler, .bytes = bytes, .err = err};
     m.size = size < MAX_PICKLE ? size : MAX_PICKLE;
-    DM_TRY(reserve(&m, &m.stack, &m.stack_capacity, 64, sizeof *m.stack)); /* never NULL below */
+    m.stack = reserve(&m, NULL, &m.stack_capacity, 64, sizeof *m.stack);
+    if (!m.stack)
+        return out_of_memory(&m);
     while (!m.result) {
         const uint8_t *op = NULL;
         DM_TRY(take(&m, 1, &op));

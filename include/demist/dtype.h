@@ -33,7 +33,7 @@ typedef enum demist_dtype {
 /* Bytes of one element; 0 for a type that this header does not know. */
 static inline size_t demist_dtype_bytes(demist_dtype dtype)
 {
-    switch (dtype) {
+    switch (dtype) { /* NOLINT(bugprone-branch-clone): types of one size */
 #define DEMIST_DTYPE_CASE(name, value, bytes, text)                                                \
     case DEMIST_##name:                                                                            \
         return bytes;
