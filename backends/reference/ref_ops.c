@@ -144,19 +144,20 @@ bool ref_op_supports(const demist_node *node, const char **why)
 /* Depth of the products: terms of each output element's sum. */
 static double product_depth(const demist_node *node)
 {
-    const int64_t *w = node->n_inputs > 1 ? node->inputs[1]->shape : NULL;
-    const demist_node *a = node->n_inputs > 0 ? node->inputs[0] : NULL;
+    if (node->n_inputs < 2)
+        return 0;
+    const demist_node *a = node->inputs[0], *w = node->inputs[1];
     switch (node->op) {
     case DEMIST_OP_LINEAR:
-        return (double)w[1];
+        return (double)w->shape[1];
     case DEMIST_OP_MATMUL:
         return (double)a->shape[a->rank - (node->attrs.matmul.transpose_a ? 2 : 1)];
     case DEMIST_OP_CONV2D:
-        return (double)w[1] * (double)w[2] * (double)w[3];
+        return (double)w->shape[1] * (double)w->shape[2] * (double)w->shape[3];
     case DEMIST_OP_CONV_TRANSPOSE2D:
-        return (double)w[0] / node->attrs.conv.groups;
-    case DEMIST_OP_ATTENTION:
-        return (double)w[2] + (double)w[3]; /* q's channels, and a logit for each key */
+        return (double)w->shape[0] / node->attrs.conv.groups;
+    case DEMIST_OP_ATTENTION: /* q's channels, and a logit for each key */
+        return (double)w->shape[2] + (double)w->shape[3];
     default:
         return 0;
     }

@@ -10,7 +10,8 @@ static void philox_range(const struct ref_call *call, int64_t image, int64_t fir
     const uint64_t seed = call->scalars[a->philox.seed_slot].u;
     const uint32_t draw = (uint32_t)call->scalars[a->philox.draw_slot].u;
     const uint64_t first_image = call->scalars[a->philox.image_slot].u;
-    const uint32_t key = a->philox.per_image ? (uint32_t)(first_image + (uint64_t)image) : DEMIST_IMAGE_SHARED;
+    const uint32_t key =
+        a->philox.per_image ? (uint32_t)(first_image + (uint64_t)image) : DEMIST_IMAGE_SHARED;
     const size_t n = (size_t)(last - first);
     if (call->op == DEMIST_OP_PHILOX_NORMAL) {
         call->philox->normal(seed, key, a->philox.purpose, draw, (uint64_t)first, n, out);

@@ -135,7 +135,7 @@ static demist_status alloc_tables(demist_program *p, const demist_graph *graph)
         !(p->params = alloc_array(host, (size_t)p->n_params, sizeof *p->params)) ||
         !(p->outputs = alloc_array(host, (size_t)p->n_outputs, sizeof *p->outputs)) ||
         !(p->operands = alloc_array(host, most, sizeof *p->operands)) ||
-        !(p->profiles = alloc_array(host, (size_t)p->n_nodes, sizeof *p->profiles)))
+        !(p->profiles = alloc_array(host, (size_t)p->n_nodes, sizeof(void *))))
         return DEMIST_NO_MEMORY;
     return DEMIST_OK;
 }
@@ -402,8 +402,8 @@ demist_status ref_bind(demist_program *program, demist_buffer *const *buffers, i
         return DEMIST_NO_MEMORY;
     b->program = program;
     b->n = n;
-    b->buffers = alloc_array(host, (size_t)n, sizeof *b->buffers);
-    b->observed = alloc_array(host, (size_t)program->n_nodes, sizeof *b->observed);
+    b->buffers = alloc_array(host, (size_t)n, sizeof(void *));
+    b->observed = alloc_array(host, (size_t)program->n_nodes, sizeof(void *));
     if (!b->buffers || !b->observed) {
         ref_binding_destroy(b);
         return DEMIST_NO_MEMORY;

@@ -27,7 +27,7 @@ void ref_steps(const struct ref_tensor *t, int64_t *step)
 
 void ref_broadcast_steps(const struct ref_tensor *t, const struct ref_tensor *out, int64_t *step)
 {
-    int64_t own[DEMIST_MAX_RANK];
+    int64_t own[DEMIST_MAX_RANK] = {0};
     ref_steps(t, own);
     const int32_t missing = out->rank - t->rank;
     for (int32_t i = 0; i < out->rank; i++)

@@ -178,6 +178,37 @@ static void test_weights_may_be_constants_parameters_or_inputs(void **state)
     harness_close(&h);
 }
 
+/* Outputs may be leaves, and one value may be two outputs. */
+static void test_outputs_may_be_inputs_and_repeated(void **state)
+{
+    struct harness h;
+    struct instance in;
+    struct harness_program p;
+    harness_open(&h, reference, 2, NULL);
+    instance_init(&in, find_case("linear/odd"), OP_CASE_CONSTANTS);
+    const demist_node *y = in.graph->outputs[0], *x = y->inputs[0], *w = y->inputs[1];
+    const demist_node *outputs[] = {y, x, y, w};
+    demist_graph graph = *in.graph;
+    graph.n_outputs = 4;
+    graph.outputs = outputs;
+    harness_compile(&h, &graph, 2, DEMIST_PRECISION_F32, 0, &p);
+    harness_set(&p, 0, in.inputs[0], 2);
+    harness_execute(&p, op_case_scalars, 2);
+    void *wanted = run(&h, &in, 2, 2), *out[4];
+    for (int i = 0; i < 4; i++)
+        out[i] = harness_get(&p, i, 2);
+    assert_memory_equal(out[0], wanted, harness_bytes(y, 2));
+    assert_memory_equal(out[1], in.operands[0], harness_bytes(x, 2));
+    assert_memory_equal(out[2], wanted, harness_bytes(y, 2));
+    assert_memory_equal(out[3], in.operands[1], harness_bytes(w, 2));
+    for (int i = 0; i < 4; i++)
+        free(out[i]);
+    free(wanted);
+    harness_program_finish(&p);
+    instance_finish(&in);
+    harness_close(&h);
+}
+
 /* --- parameters --- */
 
 static void test_updated_parameters_are_used(void **state)
@@ -701,6 +732,7 @@ int main(void)
         cmocka_unit_test(test_philox_ops_are_the_host_generator),
         cmocka_unit_test(test_scalar_slots_are_read_at_every_execution),
         cmocka_unit_test(test_weights_may_be_constants_parameters_or_inputs),
+        cmocka_unit_test(test_outputs_may_be_inputs_and_repeated),
         cmocka_unit_test(test_updated_parameters_are_used),
         cmocka_unit_test(test_refuses_to_execute_without_parameters),
         cmocka_unit_test(test_observing_shows_every_node_and_changes_nothing),

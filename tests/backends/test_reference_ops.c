@@ -100,10 +100,10 @@ static void test_every_op_equals_pytorch(void **arg)
         size_t bytes;
         void *out = run_case(&s->h, c, IMAGES, &bytes);
         const struct dm_tensor_view *golden = dm_checkpoint_find(s->goldens, c->name);
-        if (!golden)
-            fail_msg("%s has no golden: run tests/tools/make_op_goldens.py", c->name);
-        assert_int_equal(golden->bytes, bytes);
-        compare(c, golden, out);
+        if (golden && golden->bytes == bytes)
+            compare(c, golden, out);
+        else
+            fail_msg("%s has no golden of its size: run tests/tools/make_op_goldens.py", c->name);
         free(out);
         compared++;
     }
