@@ -1,0 +1,206 @@
+#include "testing.h"
+
+#include "mixture.h"
+
+#include "safetensors.h"
+
+#include <math.h>
+#include <unistd.h>
+
+enum { T = 1000 };
+enum { PREDICT, LEARNED, POISON };
+
+static const char *const predictions[] = {"eps", "x0", "v", NULL};
+static const char *const variances[] = {"none", "range", "logvar", NULL};
+static const demist_option predict = {.size = sizeof predict,
+                                      .key = "predict",
+                                      .doc = "what it predicts",
+                                      .type = DEMIST_OPTION_ENUM,
+                                      .default_value = "eps",
+                                      .choices = predictions};
+static const demist_option learned = {.size = sizeof learned,
+                                      .key = "learned",
+                                      .doc = "what the second half of its output is",
+                                      .type = DEMIST_OPTION_ENUM,
+                                      .default_value = "none",
+                                      .choices = variances};
+static const demist_option poison = {.size = sizeof poison,
+                                     .key = "poison",
+                                     .doc = "whether it yields NaN below t = 500",
+                                     .type = DEMIST_OPTION_BOOL,
+                                     .default_value = "false"};
+static const demist_option *const options[] = {&predict, &learned, &poison, NULL};
+
+struct mixture {
+    const demist_host *host;
+    int predict, learned;
+    bool poison;
+};
+
+static demist_status create(const demist_host *host, const demist_value *const *values, void **self)
+{
+    struct mixture *s = host->alloc(host, sizeof *s, 0);
+    if (!s)
+        return DEMIST_NO_MEMORY;
+    *s = (struct mixture){host, (int)values[PREDICT]->integer, (int)values[LEARNED]->integer,
+                          values[POISON]->boolean};
+    *self = s;
+    return DEMIST_OK;
+}
+
+static void destroy(void *self)
+{
+    struct mixture *s = self;
+    if (s)
+        s->host->free(s->host, s);
+}
+
+static demist_status describe(void *self, demist_builder *b, demist_network_info *info)
+{
+    struct mixture *s = self;
+    (void)b;
+    info->prediction = s->predict == 0   ? DEMIST_PREDICT_EPS
+                       : s->predict == 1 ? DEMIST_PREDICT_X0
+                                         : DEMIST_PREDICT_V;
+    info->learned_variance = (demist_learned_variance)s->learned;
+    info->time = DEMIST_TIME_INDEX;
+    info->rank = 1;
+    info->shape[0] = 2;
+    info->clip_low = -1;
+    info->clip_high = 1;
+    info->null_class = -1;
+    return DEMIST_OK;
+}
+
+/* Row t: signal, noise, 0 or NaN. */
+static const demist_node *table(const struct mixture *s, demist_builder *b)
+{
+    static float rows[T][3];
+    double alpha_bar = 1;
+    for (int t = 0; t < T; t++) {
+        alpha_bar *= 1 - (1e-4 + t * (0.02 - 1e-4) / (T - 1));
+        rows[t][0] = (float)sqrt(alpha_bar);
+        rows[t][1] = (float)sqrt(1 - alpha_bar);
+        rows[t][2] = s->poison && t < 500 ? NAN : 0;
+    }
+    return b->constant(b, DEMIST_F32, 2, (int64_t[]){T, 3}, rows);
+}
+
+static const demist_node *column(demist_builder *b, const demist_node *row, int64_t i)
+{
+    return demist_reshape(b, demist_slice(b, row, 1, i, 1), 3, (int64_t[]){DEMIST_BATCH, 1, 1});
+}
+
+static const demist_node *sum(demist_builder *b, const demist_node *x, int axis)
+{
+    demist_attrs attrs = demist_no_attrs();
+    attrs.reduce.axes = 1u << axis;
+    return b->op(b, DEMIST_OP_SUM, 1, &x, &attrs, 0, NULL);
+}
+
+static const demist_node *sub(demist_builder *b, const demist_node *x, const demist_node *y)
+{
+    return demist_binary(b, DEMIST_OP_SUB, x, y);
+}
+
+static const demist_node *over(demist_builder *b, const demist_node *x, const demist_node *y)
+{
+    return demist_binary(b, DEMIST_OP_DIV, x, y);
+}
+
+/* ε(x) = n·Σ_k r_k·(x − s·m_k)/v_k with v_k = s²·σ_k² + n² and responsibilities
+ * r = softmax(ln w − |x − s·m|²/(2v) − ln v) */
+static demist_status build(void *self, demist_builder *b, const char *graph)
+{
+    struct mixture *net = self;
+    int32_t rank;
+    int64_t shape[DEMIST_MAX_RANK];
+    if (strcmp(graph, "denoise") != 0)
+        return DEMIST_NOT_FOUND;
+    if (!b->find(b, 0, "weights", &rank, shape) || rank != 1) {
+        (b->fail)(b, DEMIST_INCOMPATIBLE, "mixture: no tensor weights"); /* CMocka has a macro */
+        return DEMIST_INCOMPATIBLE;
+    }
+    int64_t k = shape[0];
+    b->ignore(b, 0, "*");
+    const demist_node *x =
+        b->input(b, "x", DEMIST_ROLE_X, DEMIST_F32, 2, (int64_t[]){DEMIST_BATCH, 2});
+    const demist_node *t =
+        b->input(b, "t", DEMIST_ROLE_TIME, DEMIST_F32, 1, (int64_t[]){DEMIST_BATCH});
+    demist_attrs attrs = demist_no_attrs();
+    attrs.cast.dtype = DEMIST_I32;
+    t = b->op(b, DEMIST_OP_CAST, 1, &t, &attrs, 0, NULL);
+    const demist_node *row =
+        b->op(b, DEMIST_OP_EMBEDDING, 2, (const demist_node *[]){table(net, b), t}, NULL, 0, NULL);
+    const demist_node *s = column(b, row, 0), *n = column(b, row, 1), *bad = column(b, row, 2);
+
+    const int64_t each[3] = {1, k, 1};
+    const demist_node *w = demist_reshape(b, b->param(b, 0, "weights", 1, &k), 3, each);
+    const demist_node *m =
+        demist_reshape(b, b->param(b, 0, "means", 2, (int64_t[]){k, 2}), 3, (int64_t[]){1, k, 2});
+    const demist_node *sigma = demist_reshape(b, b->param(b, 0, "stddevs", 1, &k), 3, each);
+    const demist_node *s_sigma = demist_mul(b, s, sigma);
+    const demist_node *v = demist_add(b, demist_mul(b, s_sigma, s_sigma), demist_mul(b, n, n));
+    const demist_node *x3 = demist_reshape(b, x, 3, (int64_t[]){DEMIST_BATCH, 1, 2});
+    const demist_node *d = sub(b, x3, demist_mul(b, s, m)); /* [N,K,2] */
+    const demist_node *distance =
+        over(b, sum(b, demist_mul(b, d, d), 2), demist_affine(b, v, 2, 0));
+    const demist_node *logit = sub(b, sub(b, demist_unary(b, DEMIST_OP_LOG, w), distance),
+                                   demist_unary(b, DEMIST_OP_LOG, v));
+    attrs = demist_no_attrs();
+    attrs.axis.axis = 1;
+    const demist_node *r = b->op(b, DEMIST_OP_SOFTMAX, 1, &logit, &attrs, 0, NULL);
+    const demist_node *eps = demist_mul(b, n, sum(b, demist_mul(b, over(b, r, v), d), 1));
+    const demist_node *x0 = over(b, sub(b, x3, demist_mul(b, n, eps)), s);
+    const demist_node *out = eps;
+    if (net->predict == 1)
+        out = x0;
+    if (net->predict == 2)
+        out = sub(b, demist_mul(b, s, eps), demist_mul(b, n, x0));
+    out = demist_reshape(b, demist_add(b, out, bad), 2, (int64_t[]){DEMIST_BATCH, 2});
+    if (net->learned)
+        out = demist_concat(b, 1, 2, (const demist_node *[]){out, demist_affine(b, x, 0, 0)});
+    b->output(b, "out", out);
+    return DEMIST_OK;
+}
+
+static const demist_network_vtable vtable = {.size = sizeof vtable,
+                                             .create = create,
+                                             .destroy = destroy,
+                                             .describe = describe,
+                                             .build = build};
+static const demist_class mixture = {.size = sizeof mixture,
+                                     .kind = DEMIST_NETWORK,
+                                     .name = "mixture",
+                                     .doc = "the noise in samples of a Gaussian mixture",
+                                     .options = options,
+                                     .vtable = &vtable};
+static const demist_class *const classes[] = {&mixture, NULL};
+
+const demist_plugin mixture_plugin = {.size = sizeof mixture_plugin,
+                                      .abi_epoch = DEMIST_ABI_EPOCH,
+                                      .abi_minor = DEMIST_ABI_MINOR,
+                                      .id = "demist.test-mixture",
+                                      .version = "1",
+                                      .license = "MIT",
+                                      .url = "",
+                                      .classes = classes};
+
+char *mixture_checkpoint(void)
+{
+    static const float weights[] = {0.5F, 0.3F, 0.2F}, stddevs[] = {0.3F, 0.1F, 0.5F},
+                       means[] = {-1, 0, 1, 1, 0.5F, -1.5F};
+    const struct dm_tensor_view tensors[] = {
+        {"weights", DEMIST_F32, 1, {3}, weights, sizeof weights, "f32"},
+        {"means", DEMIST_F32, 2, {3, 2}, means, sizeof means, "f32"},
+        {"stddevs", DEMIST_F32, 1, {3}, stddevs, sizeof stddevs, "f32"},
+    };
+    char *path = strdup("/tmp/demist-mixture-XXXXXX");
+    assert_non_null(path);
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    struct dm_error err = DM_ERROR_INIT;
+    assert_int_equal(dm_safetensors_save(path, tensors, 3, NULL, 0, &err), DEMIST_OK);
+    return path;
+}

@@ -1,0 +1,16 @@
+/* A network whose answer is known in closed form: the ε of a Gaussian mixture under the linear
+ * schedule of 1000 steps, built from ordinary ops, so that a sampler can be checked exactly. */
+#ifndef MIXTURE_H
+#define MIXTURE_H
+
+#include <demist/network.h>
+
+/* Class network mixture. Its checkpoint holds weights [K], means [K,2] and stddevs [K]; other
+ * tensors are ignored. [network.mixture] predict = eps | x0 | v, learned = none | range | logvar
+ * (the second half of the output is then zero), poison = true (the output is NaN at t < 500). */
+extern const demist_plugin mixture_plugin;
+
+/* Writes such a checkpoint: three components, well apart. Returns a path to unlink and free. */
+char *mixture_checkpoint(void);
+
+#endif
