@@ -33,11 +33,11 @@ typedef enum demist_dtype {
 /* Bytes of one element; 0 for a type that this header does not know. */
 static inline size_t demist_dtype_bytes(demist_dtype dtype)
 {
-    switch (dtype) { /* NOLINT(bugprone-branch-clone): types of one size */
+    switch (dtype) {
 #define DEMIST_DTYPE_CASE(name, value, bytes, text)                                                \
     case DEMIST_##name:                                                                            \
         return bytes;
-        DEMIST_DTYPES(DEMIST_DTYPE_CASE)
+        DEMIST_DTYPES(DEMIST_DTYPE_CASE) /* NOLINT(bugprone-branch-clone): types of one size */
 #undef DEMIST_DTYPE_CASE
     }
     return 0;
