@@ -147,7 +147,7 @@ static double unary(demist_op op, const demist_attrs *attrs, double x)
     case DEMIST_OP_SIGMOID:
         return 1 / (1 + exp(-x));
     case DEMIST_OP_RELU:
-        return x < 0 ? 0 : x;
+        return x <= 0 ? 0 : x; /* NaN stays */
     case DEMIST_OP_SILU:
         return x / (1 + exp(-x));
     case DEMIST_OP_GELU:

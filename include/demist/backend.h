@@ -138,7 +138,8 @@ typedef struct demist_backend_vtable {
     void (*event_destroy)(demist_event *event);
 
     /* Whether the device can compute the node (FUSED ones are proposals: accept what is computed
-     * as one). Otherwise *why is a static text. Must not depend on other nodes. */
+     * as one). Otherwise *why is a static text. Must not depend on other nodes than its inputs'
+     * shapes and ops. Not asked for INPUT, PARAM, CONSTANT and SCALAR, which all can. */
     bool (*supports)(demist_device *device, const demist_node *node, const char **why);
 
     /* The graph and its data need to live only until compile returns. */
