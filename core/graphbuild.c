@@ -556,9 +556,9 @@ static int32_t fb_source(demist_builder *b, const char *path, const char *prefix
     int32_t source;
     if (!graph)
         return -1;
-    if (!graph->sources) {
-        FAIL(graph, DEMIST_INVALID, "the network opens '%s', and this graph takes no checkpoints",
-             path);
+    if (!graph->sources || !path || !*path) {
+        FAIL(graph, DEMIST_CONFIG, "the network opens checkpoint '%s', and %s", path ? path : "",
+             graph->sources ? "that is no path" : "this graph takes none");
         return -1;
     }
     if (dm_sources_open(graph->sources, path, prefix, &source, &graph->error) != DEMIST_OK) {

@@ -106,12 +106,14 @@ static demist_status list_keys(struct dm_sources *sources, struct source *source
     return DEMIST_OK;
 }
 
-/* "model" and "model." as "model."; NULL when out of memory. */
+/* "model" and "model." as "model.", NULL as ""; NULL when out of memory. */
 static const char *with_dot(struct dm_sources *sources, const char *prefix)
 {
-    size_t n = strlen(prefix);
-    return n == 0 || prefix[n - 1] == '.' ? dm_arena_strdup(&sources->arena, prefix)
-                                          : dm_arena_printf(&sources->arena, "%s.", prefix);
+    size_t n = prefix ? strlen(prefix) : 0;
+    if (n == 0)
+        return "";
+    return prefix[n - 1] == '.' ? dm_arena_strdup(&sources->arena, prefix)
+                                : dm_arena_printf(&sources->arena, "%s.", prefix);
 }
 
 static demist_status append(struct dm_sources *sources, struct source init, int32_t *index,
