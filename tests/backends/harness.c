@@ -26,8 +26,8 @@ static const demist_value *const *parse_options(struct harness *h, const demist_
     return values;
 }
 
-void harness_open(struct harness *h, const demist_plugin *plugin, int threads,
-                  const char *const *options)
+bool harness_try_open(struct harness *h, const demist_plugin *plugin, int threads,
+                      const char *const *options)
 {
     *h = (struct harness){.backend = plugin->classes[0]->name,
                           .vtable = (const demist_backend_vtable *)plugin->classes[0]->vtable};
@@ -36,9 +36,21 @@ void harness_open(struct harness *h, const demist_plugin *plugin, int threads,
         dm_host_init(&h->host, h->backend, NULL, h->pool, &err) != DEMIST_OK)
         fail_msg("%s", err.text);
     const demist_value *const *values = parse_options(h, plugin->classes[0], options);
-    HARNESS_OK(h, create, (&h->host.table, values, &h->self));
+    const demist_status status =
+        harness_status(h, "create", h->vtable->create(&h->host.table, values, &h->self));
+    if (status == DEMIST_DEVICE)
+        return false;
+    harness_expect_ok(h, "create", status);
     HARNESS_OK(h, open, (h->self, -1, &h->device));
     HARNESS_OK(h, queue_create, (h->device, &h->queue));
+    return true;
+}
+
+void harness_open(struct harness *h, const demist_plugin *plugin, int threads,
+                  const char *const *options)
+{
+    if (!harness_try_open(h, plugin, threads, options))
+        fail_msg("%s", h->error.text);
 }
 
 void harness_close(struct harness *h)

@@ -28,6 +28,10 @@ struct harness {
  * NULL-ended, or NULL; the others have their defaults. */
 void harness_open(struct harness *h, const demist_plugin *plugin, int threads,
                   const char *const *options);
+/* The same; false, with h->error set and harness_close due, where create fails with DEMIST_DEVICE:
+ * this machine lacks what the options ask for. */
+bool harness_try_open(struct harness *h, const demist_plugin *plugin, int threads,
+                      const char *const *options);
 void harness_close(struct harness *h);
 
 /* The status of a call into the backend, with h->error set to what the plugin said. */

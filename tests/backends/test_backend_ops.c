@@ -210,8 +210,13 @@ int main(int argc, char **argv)
         cmocka_unit_test_prestate(test_results_do_not_depend_on_threads_or_batch, &s),
         cmocka_unit_test_prestate(test_updated_parameters_are_used, &s),
     };
+    enum { SKIPPED = 77 }; /* as meson counts it */
+    if (!harness_try_open(&s.tested, &PLUGIN, 3, s.options)) {
+        printf("skipped: %s\n", s.tested.error.text);
+        harness_close(&s.tested);
+        return SKIPPED;
+    }
     harness_open(&s.reference, &demist_plugin_v1_backend_reference, 2, NULL);
-    harness_open(&s.tested, &PLUGIN, 3, s.options);
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     harness_close(&s.tested);
     harness_close(&s.reference);

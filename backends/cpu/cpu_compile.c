@@ -1,0 +1,886 @@
+/* From a graph to a list of steps: walks the nodes once, gives every value a place, and lets each
+ * op add its steps. Memory is taken here and at bind; execute takes none. */
+#include "cpu_program.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { ALIGN = 64, HUGE_PAGE = 2 << 20 };
+
+/* Blocks that live as long as the program. */
+struct cpu_memory {
+    struct cpu_memory *next;
+    char padding[ALIGN - sizeof(struct cpu_memory *)];
+};
+
+/* Where a node's value goes if a concatenation takes it: channels from `offset` on. */
+struct placement {
+    const demist_node *concat; /* NULL: nowhere */
+    int64_t offset;
+};
+
+struct cpu_building {
+    const demist_graph *graph;
+    struct placement *placements; /* by node id */
+};
+
+static const demist_host *host_of(const demist_program *p)
+{
+    return p->device->host;
+}
+
+/* --- memory --- */
+
+static void *new_block(demist_program *p, size_t bytes)
+{
+    struct cpu_memory *m = NULL;
+    if (bytes <= SIZE_MAX / 2) {
+        const size_t all = sizeof *m + bytes;
+        m = host_of(p)->alloc(host_of(p), all, all >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : ALIGN);
+    } else {
+        host_of(p)->fail(host_of(p), DEMIST_NO_MEMORY, "a block of %zu bytes is more than memory",
+                         bytes);
+    }
+    if (!m)
+        return NULL;
+    m->next = p->memory;
+    p->memory = m;
+    return m + 1;
+}
+
+void *cpu_new(demist_program *p, size_t bytes)
+{
+    void *block = new_block(p, bytes);
+    if (block)
+        memset(block, 0, bytes);
+    return block;
+}
+
+float *cpu_new_floats(demist_program *p, int64_t n)
+{
+    p->param_bytes += n * 4;
+    return new_block(p, (size_t)n * 4 + 4096); /* kernels prefetch behind the end */
+}
+
+/* Doubles the room of a growing array, whose old copy stays behind with the program. */
+static void *grow(demist_program *p, void *old, int32_t n, int32_t *room, size_t size)
+{
+    if (n < *room)
+        return old;
+    const int32_t more = *room ? 2 * *room : 64;
+    void *bigger = cpu_new(p, (size_t)more * size);
+    if (!bigger)
+        return NULL;
+    if (old)
+        memcpy(bigger, old, (size_t)n * size);
+    *room = more;
+    return bigger;
+}
+
+static int32_t new_storage(demist_program *p, struct cpu_storage storage)
+{
+    struct cpu_storage *list =
+        grow(p, p->storages, p->n_storages, &p->room_storages, sizeof *p->storages);
+    if (!list)
+        return -1;
+    p->storages = list;
+    storage.first = storage.last = p->n_steps;
+    list[p->n_storages] = storage;
+    return p->n_storages++;
+}
+
+int32_t cpu_new_storage(demist_program *p, bool batched, int64_t elements)
+{
+    return new_storage(
+        p, (struct cpu_storage){.place = CPU_ARENA, .batched = batched, .elements = elements});
+}
+
+void cpu_touch(demist_program *p, const struct cpu_view *view)
+{
+    p->storages[view->storage].last = p->n_steps;
+}
+
+struct cpu_step *cpu_add_step(demist_program *p, int32_t node,
+                              demist_status (*run)(struct cpu_run *, const void *), void *op)
+{
+    struct cpu_step *list = grow(p, p->steps, p->n_steps, &p->room_steps, sizeof *p->steps);
+    if (!list)
+        return NULL;
+    p->steps = list;
+    list[p->n_steps] = (struct cpu_step){.node = node, .run = run, .op = op};
+    return &list[p->n_steps++];
+}
+
+void cpu_need_scratch(demist_program *p, int64_t floats)
+{
+    const int64_t bytes = cpu_round_up(floats * 4, 4096);
+    if (bytes > p->scratch_bytes)
+        p->scratch_bytes = bytes;
+}
+
+/* --- values --- */
+
+bool cpu_is_fixed(const demist_node *node)
+{
+    return node->op == DEMIST_OP_PARAM || node->op == DEMIST_OP_CONSTANT;
+}
+
+static demist_status missing_data(const demist_program *p, const demist_node *node)
+{
+    return host_of(p)->fail(host_of(p), DEMIST_INVALID, "node '%s' (%s) has no data", node->name,
+                            demist_op_name(node->op));
+}
+
+/* A parameter or constant as a tensor of the program's own. */
+static demist_status define_fixed(demist_program *p, const demist_node *node)
+{
+    struct cpu_value *value = &p->values[node->id];
+    const int64_t n = demist_elements(node);
+    float *data = cpu_new_floats(p, n);
+    if (!data)
+        return DEMIST_NO_MEMORY;
+    if (node->data)
+        memcpy(data, node->data, (size_t)n * 4);
+    else if (node->op == DEMIST_OP_CONSTANT || p->flags & DEMIST_COMPILE_FROZEN)
+        return missing_data(p, node);
+    const int32_t storage =
+        new_storage(p, (struct cpu_storage){.place = CPU_FIXED, .elements = n, .data = data});
+    if (storage < 0)
+        return DEMIST_NO_MEMORY;
+    value->view = cpu_dense(storage, false, node->rank, node->shape);
+    value->defined = true;
+    value->ready = -1;
+    return DEMIST_OK;
+}
+
+demist_status cpu_value_of(demist_program *p, const demist_node *node, struct cpu_view *view)
+{
+    struct cpu_value *value = &p->values[node->id];
+    if (!value->defined && cpu_is_fixed(node))
+        CPU_TRY(define_fixed(p, node));
+    if (!value->defined)
+        return host_of(p)->fail(host_of(p), DEMIST_INVALID,
+                                "node '%s' (%s) is used before it is computed: the graph is not in "
+                                "topological order",
+                                node->name, demist_op_name(node->op));
+    *view = value->view;
+    return DEMIST_OK;
+}
+
+const float *cpu_data_of(demist_program *p, const demist_node *node, bool *pending)
+{
+    if (!cpu_is_fixed(node))
+        return NULL;
+    if (p->flags & DEMIST_COMPILE_FROZEN)
+        return node->data;
+    *pending = *pending || !node->data;
+    struct cpu_view view = {.rank = 0};
+    if (cpu_value_of(p, node, &view) != DEMIST_OK)
+        return NULL;
+    return p->storages[view.storage].data;
+}
+
+/* --- where results go --- */
+
+/* Strides with axes in memory as order[] says, the last one innermost; returns the elements of an
+ * image. An innermost axis that is not the value's last one is padded to whole vectors. */
+static int64_t lay_out(struct cpu_view *view, const int32_t *order)
+{
+    int64_t step = 1;
+    for (int32_t i = view->rank - 1; i >= 0; i--) {
+        const int32_t axis = order[i];
+        if (view->batched && axis == 0) {
+            view->stride[0] = step;
+            break;
+        }
+        view->stride[axis] = step;
+        step *= view->shape[axis];
+        if (i == view->rank - 1 && axis != view->rank - 1 && step > 1)
+            step = cpu_round_up(step, CPU_CHANNELS);
+    }
+    return step;
+}
+
+static demist_status new_value(demist_program *p, const demist_node *node, const int32_t *order,
+                               struct cpu_view *view)
+{
+    *view = (struct cpu_view){.batched = demist_is_batched(node), .rank = node->rank};
+    memcpy(view->shape, node->shape, sizeof view->shape);
+    const int64_t elements = lay_out(view, order);
+    view->storage = cpu_new_storage(p, view->batched, elements);
+    return view->storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
+}
+
+static void order_pixels(int32_t rank, int32_t *order)
+{
+    order[0] = 0;
+    for (int32_t i = 2; i < rank; i++)
+        order[i - 1] = i;
+    if (rank > 1)
+        order[rank - 1] = 1;
+}
+
+/* The part of its concatenation's storage that the node's value goes to; makes the storage when
+ * the first part comes. */
+static demist_status placed(demist_program *p, const demist_node *node, struct cpu_view *view)
+{
+    const struct placement *to = &p->building->placements[node->id];
+    struct cpu_value *whole = &p->values[to->concat->id];
+    if (!whole->defined) {
+        int32_t order[DEMIST_MAX_RANK];
+        order_pixels(to->concat->rank, order);
+        CPU_TRY(new_value(p, to->concat, order, &whole->view));
+        whole->defined = true;
+    }
+    *view = whole->view;
+    view->shape[1] = node->shape[1];
+    view->offset += to->offset;
+    return DEMIST_OK;
+}
+
+demist_status cpu_result_pixels(demist_program *p, const demist_node *node, struct cpu_view *view)
+{
+    int32_t order[DEMIST_MAX_RANK];
+    if (p->building->placements[node->id].concat)
+        return placed(p, node, view);
+    order_pixels(node->rank, order);
+    return new_value(p, node, order, view);
+}
+
+demist_status cpu_result_dense(demist_program *p, const demist_node *node, struct cpu_view *view)
+{
+    int32_t order[DEMIST_MAX_RANK];
+    for (int32_t i = 0; i < node->rank; i++)
+        order[i] = i;
+    return new_value(p, node, order, view);
+}
+
+demist_status cpu_result_like(demist_program *p, const demist_node *node,
+                              const struct cpu_view *like, struct cpu_view *view)
+{
+    if (p->building->placements[node->id].concat)
+        return placed(p, node, view);
+    int32_t order[DEMIST_MAX_RANK];
+    for (int32_t i = 0; i < node->rank; i++) {
+        int32_t at = i;
+        const bool images = demist_is_batched(node) && i == 0;
+        while (!images && at > (demist_is_batched(node) ? 1 : 0) && like->shape[i] != 1 &&
+               (like->shape[order[at - 1]] == 1 || like->stride[order[at - 1]] < like->stride[i])) {
+            order[at] = order[at - 1];
+            at--;
+        }
+        order[at] = i;
+    }
+    for (int32_t i = 0; i < node->rank; i++)
+        if (like->stride[i] == 0 && like->shape[i] != 1)
+            return cpu_result_dense(p, node, view); /* a repeated axis tells no order */
+    return new_value(p, node, order, view);
+}
+
+demist_status cpu_materialise(demist_program *p, int32_t node, const int32_t *order,
+                              struct cpu_view *view)
+{
+    const struct cpu_view from = *view;
+    const int64_t elements = lay_out(view, order);
+    view->offset = 0;
+    view->storage = cpu_new_storage(p, view->batched, elements);
+    if (view->storage < 0)
+        return DEMIST_NO_MEMORY;
+    return cpu_add_copy(p, node, view, &from);
+}
+
+demist_status cpu_need_pixels(demist_program *p, int32_t node, struct cpu_view *view)
+{
+    bool fits = view->rank < 2 || view->stride[1] == 1 || view->shape[1] == 1;
+    int64_t inner = -1; /* stride that the next axis to the left must have */
+    for (int32_t i = view->rank - 1; i >= 2; i--) {
+        if (view->shape[i] == 1)
+            continue;
+        fits = fits && (inner < 0 || view->stride[i] == inner);
+        inner = view->stride[i] * view->shape[i];
+    }
+    if (fits)
+        return DEMIST_OK;
+    int32_t order[DEMIST_MAX_RANK];
+    order_pixels(view->rank, order);
+    return cpu_materialise(p, node, order, view);
+}
+
+demist_status cpu_need_rows(demist_program *p, int32_t node, struct cpu_view *view)
+{
+    const int32_t last = view->rank - 1;
+    if (view->rank == 0 || view->stride[last] == 1 || view->shape[last] == 1)
+        return DEMIST_OK;
+    int32_t order[DEMIST_MAX_RANK];
+    for (int32_t i = 0; i < view->rank; i++)
+        order[i] = i;
+    return cpu_materialise(p, node, order, view);
+}
+
+/* --- concatenations of channels: their parts are written where they belong --- */
+
+/* Whether the op writes a new value of its own, pixel-major where it is asked to. */
+static bool writes_pixels(const demist_node *node)
+{
+    const demist_op op = node->op == DEMIST_OP_FUSED ? node->body[0]->op : node->op;
+    switch (op) {
+    case DEMIST_OP_CONV2D:
+    case DEMIST_OP_CONV_TRANSPOSE2D:
+    case DEMIST_OP_GROUP_NORM:
+    case DEMIST_OP_BATCH_NORM:
+    case DEMIST_OP_MAX_POOL2D:
+    case DEMIST_OP_AVG_POOL2D:
+    case DEMIST_OP_UPSAMPLE_NEAREST:
+        return true;
+    default:
+        return op >= DEMIST_OP_NEG && op < DEMIST_OP_SUM && op != DEMIST_OP_CAST &&
+               node->dtype == DEMIST_F32;
+    }
+}
+
+static void place_parts(demist_program *p, const demist_node *concat)
+{
+    int64_t offset = 0;
+    if (concat->op != DEMIST_OP_CONCAT || concat->rank != 4 || concat->attrs.axis.axis != 1 ||
+        !demist_is_batched(concat) || concat->dtype != DEMIST_F32)
+        return;
+    for (int32_t i = 0; i < concat->n_inputs; i++) {
+        const demist_node *part = concat->inputs[i];
+        struct placement *placement = &p->building->placements[part->id];
+        const bool last = i == concat->n_inputs - 1;
+        if (!placement->concat && demist_is_batched(part) && writes_pixels(part) &&
+            offset % CPU_CHANNELS == 0 && (last || part->shape[1] % CPU_CHANNELS == 0))
+            *placement = (struct placement){concat, offset};
+        offset += part->shape[1];
+    }
+}
+
+demist_status cpu_add_concat(demist_program *p, const demist_node *node)
+{
+    struct cpu_value *value = &p->values[node->id];
+    const int32_t axis = node->attrs.axis.axis;
+    struct cpu_view whole = value->view;
+    if (!value->defined) {
+        bool pixels = node->rank == 4 && axis == 1 && node->dtype == DEMIST_F32;
+        CPU_TRY(pixels ? cpu_result_pixels(p, node, &whole) : cpu_result_dense(p, node, &whole));
+    }
+    int64_t offset = 0;
+    for (int32_t i = 0; i < node->n_inputs; i++) {
+        struct cpu_view from, to = whole;
+        CPU_TRY(cpu_value_of(p, node->inputs[i], &from));
+        to.shape[axis] = from.shape[axis];
+        to.offset += offset * whole.stride[axis];
+        offset += from.shape[axis];
+        if (from.storage != to.storage || from.offset != to.offset)
+            CPU_TRY(cpu_add_copy(p, node->id, &to, &from));
+    }
+    value->view = whole;
+    value->defined = true;
+    return DEMIST_OK;
+}
+
+/* --- views --- */
+
+static demist_status add_reshape(demist_program *p, const demist_node *node)
+{
+    struct cpu_view from, to;
+    CPU_TRY(cpu_value_of(p, node->inputs[0], &from));
+    if (!cpu_reshape(&from, node->rank, node->shape, &to)) {
+        int32_t order[DEMIST_MAX_RANK];
+        for (int32_t i = 0; i < from.rank; i++)
+            order[i] = i;
+        CPU_TRY(cpu_materialise(p, node->id, order, &from));
+        cpu_reshape(&from, node->rank, node->shape, &to);
+    }
+    p->values[node->id].view = to;
+    return DEMIST_OK;
+}
+
+static demist_status add_view(demist_program *p, const demist_node *node)
+{
+    struct cpu_view from, to;
+    CPU_TRY(cpu_value_of(p, node->inputs[0], &from));
+    to = from;
+    if (node->op == DEMIST_OP_SLICE) {
+        const int32_t axis = node->attrs.slice.axis;
+        to.offset += node->attrs.slice.start * from.stride[axis];
+        to.stride[axis] *= node->attrs.slice.step;
+    } else if (node->op == DEMIST_OP_EXPAND) {
+        struct cpu_view shape = {.batched = demist_is_batched(node), .rank = node->rank};
+        memcpy(shape.shape, node->shape, sizeof shape.shape);
+        to = cpu_broadcast(&from, &shape);
+    } else {
+        for (int32_t i = 0; i < node->rank; i++)
+            to.stride[i] = from.stride[node->attrs.transpose.perm[i]];
+    }
+    memcpy(to.shape, node->shape, sizeof to.shape);
+    p->values[node->id].view = to;
+    return DEMIST_OK;
+}
+
+/* --- what is supported --- */
+
+static bool only_moves(demist_op op)
+{
+    return op == DEMIST_OP_CAST || op == DEMIST_OP_RESHAPE || op == DEMIST_OP_TRANSPOSE ||
+           op == DEMIST_OP_SLICE || op == DEMIST_OP_CONCAT || op == DEMIST_OP_PAD ||
+           op == DEMIST_OP_EXPAND;
+}
+
+static bool type_fits(const demist_node *node, int32_t i)
+{
+    const demist_dtype dtype = node->inputs[i]->dtype;
+    if (only_moves(node->op))
+        return dtype == DEMIST_F32 || dtype == DEMIST_I32;
+    return dtype == (node->op == DEMIST_OP_EMBEDDING && i == 1 ? DEMIST_I32 : DEMIST_F32);
+}
+
+static const char *why_not(const demist_node *node)
+{
+    if (node->dtype != DEMIST_F32 && node->dtype != DEMIST_I32)
+        return "the cpu backend computes f32 and i32 values only";
+    if (strcmp(demist_op_name(node->op), "unknown") == 0)
+        return "the cpu backend does not know this op: it is older than the graph";
+    for (int32_t i = 0; i < node->n_inputs && node->op != DEMIST_OP_FUSED; i++)
+        if (!type_fits(node, i))
+            return "an input has an element type that the op does not take";
+    const bool product = node->op == DEMIST_OP_CONV2D || node->op == DEMIST_OP_CONV_TRANSPOSE2D ||
+                         node->op == DEMIST_OP_LINEAR;
+    if (product && demist_is_batched(node->inputs[1]))
+        return "weights that differ from image to image are for matmul";
+    if (node->op == DEMIST_OP_LINCOMB && node->n_inputs + 1 > CPU_MAX_OPERANDS)
+        return "lincomb takes 7 terms at most here";
+    const char *why = NULL;
+    if (node->op == DEMIST_OP_FUSED)
+        cpu_fuses(node, &why);
+    return why;
+}
+
+bool cpu_supports(demist_device *device, const demist_node *node, const char **why)
+{
+    (void)device;
+    *why = why_not(node);
+    return *why == NULL;
+}
+
+static bool same_shape(const demist_node *a, const demist_node *b)
+{
+    return a->rank == b->rank &&
+           memcmp(a->shape, b->shape, sizeof *a->shape * (size_t)a->rank) == 0;
+}
+
+static bool in_body(const demist_node *fused, const demist_node *node)
+{
+    for (int32_t i = 0; i < fused->n_body; i++)
+        if (fused->body[i] == node)
+            return true;
+    return false;
+}
+
+/* The operand of body[i] that is not the chain's: NULL unless body[i] is binary and its other
+ * operand is body[i-1]. */
+static const demist_node *outer_operand(const demist_node *fused, int32_t i)
+{
+    const demist_node *node = fused->body[i];
+    if (node->op < DEMIST_OP_ADD || node->op > DEMIST_OP_LESS)
+        return NULL;
+    const demist_node *other = node->inputs[node->inputs[0] == fused->body[i - 1] ? 1 : 0];
+    return in_body(fused, other) ? NULL : other;
+}
+
+/* One value for a channel (axis 1), maybe another for each image. */
+static bool is_per_channel(const demist_node *operand, const demist_node *result)
+{
+    for (int32_t i = 0; i < operand->rank; i++) {
+        const int32_t axis = result->rank - operand->rank + i;
+        if (operand->shape[i] != 1 && axis != 1 && !(axis == 0 && demist_is_batched(operand)))
+            return false;
+    }
+    return true;
+}
+
+static bool is_unary(const demist_node *node)
+{
+    return node->op >= DEMIST_OP_NEG && node->op <= DEMIST_OP_CLAMP;
+}
+
+/* Whether body[i] can follow a product or a normalisation on its tile. */
+static bool follows(const demist_node *fused, int32_t i)
+{
+    const demist_node *node = fused->body[i], *first = fused->body[0];
+    const demist_node *operand = outer_operand(fused, i);
+    if (!same_shape(node, first) || (first->op == DEMIST_OP_LINEAR && first->rank > 4) ||
+        (first->op == DEMIST_OP_LAYER_NORM && first->rank > 4))
+        return false;
+    if (fused->attrs.fused.pattern == DEMIST_PATTERN_NORM && first->op != DEMIST_OP_LAYER_NORM) {
+        /* scale and shift take these; the activation comes last */
+        if (operand)
+            return is_per_channel(operand, node) &&
+                   (node->op == DEMIST_OP_MUL || node->op == DEMIST_OP_ADD ||
+                    node->op == DEMIST_OP_SUB);
+        return node->op == DEMIST_OP_AFFINE || node->op == DEMIST_OP_NEG ||
+               (cpu_is_activation(node->op) && i == fused->n_body - 1);
+    }
+    return is_unary(node) || operand;
+}
+
+/* A batch_norm behind a convolution goes into its weights if all of them are parameters. */
+static bool folds_norm(const demist_node *fused, int32_t i)
+{
+    const demist_node *norm = fused->body[i], *first = fused->body[0];
+    bool fixed = i == 1 && norm->op == DEMIST_OP_BATCH_NORM && norm->inputs[0] == first &&
+                 first->op != DEMIST_OP_LINEAR;
+    for (int32_t k = 1; k < norm->n_inputs; k++)
+        fixed = fixed && cpu_is_fixed(norm->inputs[k]);
+    for (int32_t k = 1; k < first->n_inputs; k++)
+        fixed = fixed && cpu_is_fixed(first->inputs[k]);
+    return fixed;
+}
+
+static bool first_fits(const demist_node *fused)
+{
+    const demist_node *first = fused->body[0];
+    switch (first->op) {
+    case DEMIST_OP_CONV2D:
+    case DEMIST_OP_CONV_TRANSPOSE2D:
+    case DEMIST_OP_LINEAR:
+        return fused->attrs.fused.pattern == DEMIST_PATTERN_PRODUCT;
+    case DEMIST_OP_GROUP_NORM:
+    case DEMIST_OP_BATCH_NORM:
+    case DEMIST_OP_LAYER_NORM:
+        return fused->attrs.fused.pattern == DEMIST_PATTERN_NORM;
+    default:
+        return fused->attrs.fused.pattern == DEMIST_PATTERN_ELEMENTWISE;
+    }
+}
+
+bool cpu_fuses(const demist_node *fused, const char **why)
+{
+    const bool elementwise = fused->attrs.fused.pattern == DEMIST_PATTERN_ELEMENTWISE;
+    *why = NULL;
+    for (int32_t i = 0; i < fused->n_body && !*why; i++)
+        *why = why_not(fused->body[i]);
+    if (!*why && (fused->n_inputs + 1 > CPU_MAX_OPERANDS || fused->n_body > CPU_MAX_POSTS))
+        *why = "too many inputs or ops for one loop";
+    if (!*why && !first_fits(fused))
+        *why = "not a pattern that is computed as one";
+    for (int32_t i = elementwise ? 0 : 1; i < fused->n_body && !*why; i++) {
+        const demist_node *node = fused->body[i];
+        const bool simple = is_unary(node) || node->op == DEMIST_OP_SELECT ||
+                            (node->op >= DEMIST_OP_ADD && node->op <= DEMIST_OP_LESS);
+        if (elementwise ? !(simple && same_shape(node, fused))
+                        : !(follows(fused, i) || folds_norm(fused, i)))
+            *why = "an op of the chain is not computed with the ones before it";
+    }
+    return *why == NULL;
+}
+
+/* --- compile --- */
+
+static demist_status add_fused(demist_program *p, const struct cpu_fused *f)
+{
+    switch (f->chain[0]->op) {
+    case DEMIST_OP_CONV2D:
+    case DEMIST_OP_CONV_TRANSPOSE2D:
+    case DEMIST_OP_LINEAR:
+        return cpu_add_product(p, f);
+    case DEMIST_OP_GROUP_NORM:
+    case DEMIST_OP_BATCH_NORM:
+    case DEMIST_OP_LAYER_NORM:
+        return cpu_add_norm(p, f);
+    default:
+        return cpu_add_elementwise(p, f);
+    }
+}
+
+static demist_status add_node(demist_program *p, const demist_node *node)
+{
+    const struct cpu_fused one = {node, 1, &node};
+    const struct cpu_fused several = {node, node->n_body, node->body};
+    switch (node->op) {
+    case DEMIST_OP_INPUT:
+    case DEMIST_OP_PARAM:
+    case DEMIST_OP_CONSTANT:
+        return DEMIST_OK; /* defined before, or on first use */
+    case DEMIST_OP_FUSED:
+        return add_fused(p, &several);
+    case DEMIST_OP_SCALAR:
+        return cpu_add_scalar(p, node);
+    case DEMIST_OP_CAST:
+        return cpu_add_cast(p, node);
+    case DEMIST_OP_SUM:
+    case DEMIST_OP_MEAN:
+    case DEMIST_OP_AMAX:
+        return cpu_add_reduce(p, node);
+    case DEMIST_OP_BATCH_SUM:
+        return cpu_add_batch_sum(p, node);
+    case DEMIST_OP_SOFTMAX:
+        return cpu_add_softmax(p, node);
+    case DEMIST_OP_MATMUL:
+        return cpu_add_matmul(p, node);
+    case DEMIST_OP_ATTENTION:
+        return cpu_add_attention(p, node);
+    case DEMIST_OP_MAX_POOL2D:
+    case DEMIST_OP_AVG_POOL2D:
+        return cpu_add_pool(p, node);
+    case DEMIST_OP_UPSAMPLE_NEAREST:
+        return cpu_add_upsample(p, node);
+    case DEMIST_OP_RESIZE_BILINEAR:
+        return cpu_add_resize(p, node);
+    case DEMIST_OP_RESHAPE:
+        return add_reshape(p, node);
+    case DEMIST_OP_TRANSPOSE:
+    case DEMIST_OP_SLICE:
+    case DEMIST_OP_EXPAND:
+        return add_view(p, node);
+    case DEMIST_OP_CONCAT:
+        return cpu_add_concat(p, node);
+    case DEMIST_OP_PAD:
+        return cpu_add_pad(p, node);
+    case DEMIST_OP_EMBEDDING:
+        return cpu_add_embedding(p, node);
+    case DEMIST_OP_PHILOX_NORMAL:
+    case DEMIST_OP_PHILOX_UNIFORM:
+        return cpu_add_philox(p, node);
+    default:
+        return add_fused(p, &one);
+    }
+}
+
+/* The value of a view is there when its input is. */
+static int32_t ready_after(const demist_program *p, const demist_node *node, int32_t steps_before)
+{
+    if (p->n_steps > steps_before)
+        return p->n_steps - 1;
+    int32_t ready = -1;
+    for (int32_t i = 0; i < node->n_inputs; i++) {
+        const int32_t r = p->values[node->inputs[i]->id].ready;
+        ready = r > ready ? r : ready;
+    }
+    return ready;
+}
+
+static demist_status add_nodes(demist_program *p, const demist_graph *graph)
+{
+    for (int32_t i = 0; i < graph->n_nodes; i++) {
+        const demist_node *node = graph->nodes[i];
+        const int32_t before = p->n_steps;
+        CPU_TRY(add_node(p, node));
+        if (cpu_is_fixed(node) || node->op == DEMIST_OP_INPUT)
+            continue;
+        struct cpu_value *value = &p->values[i];
+        value->defined = true;
+        value->ready = ready_after(p, node, before);
+        struct cpu_storage *s = &p->storages[value->view.storage];
+        s->last = s->last < value->ready ? value->ready : s->last;
+    }
+    return DEMIST_OK;
+}
+
+static demist_status define_leaves(demist_program *p, const demist_graph *graph)
+{
+    for (int32_t i = 0; i < graph->n_inputs; i++) {
+        const demist_node *node = graph->inputs[i];
+        const int32_t storage =
+            new_storage(p, (struct cpu_storage){.place = CPU_INPUT,
+                                                .batched = demist_is_batched(node),
+                                                .elements = demist_elements(node),
+                                                .where = i});
+        if (storage < 0)
+            return DEMIST_NO_MEMORY;
+        struct cpu_value *value = &p->values[node->id];
+        value->view = cpu_dense(storage, demist_is_batched(node), node->rank, node->shape);
+        value->defined = true;
+        value->ready = -1;
+        p->input_nodes[i] = node->id;
+    }
+    for (int32_t i = 0; i < graph->n_params; i++) {
+        const demist_node *node = graph->params[i];
+        p->values[node->id].param = i;
+        p->param_nodes[i] = node->id;
+        p->param_filled[i] = node->data != NULL;
+        if (!(p->flags & DEMIST_COMPILE_FROZEN))
+            CPU_TRY(define_fixed(p, node));
+        else if (!node->data)
+            return missing_data(p, node);
+    }
+    return DEMIST_OK;
+}
+
+/* Outputs are dense in the caller's buffers: a value that has a dense storage to itself gets the
+ * buffer as its storage, any other is copied. */
+static demist_status define_outputs(demist_program *p, const demist_graph *graph)
+{
+    for (int32_t i = 0; i < graph->n_outputs; i++) {
+        const demist_node *node = graph->outputs[i];
+        struct cpu_view view;
+        CPU_TRY(cpu_value_of(p, node, &view));
+        struct cpu_storage *storage = &p->storages[view.storage];
+        p->output_nodes[i] = node->id;
+        if (storage->place == CPU_ARENA && view.offset == 0 && cpu_is_dense(&view) &&
+            storage->batched == view.batched && storage->elements == cpu_elements(&view)) {
+            storage->place = CPU_OUTPUT;
+            storage->where = i;
+            continue;
+        }
+        const int32_t out = new_storage(p, (struct cpu_storage){.place = CPU_OUTPUT,
+                                                                .batched = view.batched,
+                                                                .elements = cpu_elements(&view),
+                                                                .where = i});
+        if (out < 0)
+            return DEMIST_NO_MEMORY;
+        const struct cpu_view to = cpu_dense(out, view.batched, view.rank, view.shape);
+        CPU_TRY(cpu_add_copy(p, node->id, &to, &view));
+    }
+    return DEMIST_OK;
+}
+
+static demist_status place_storages(demist_program *p)
+{
+    const demist_host *host = host_of(p);
+    demist_block *blocks = cpu_new(p, sizeof *blocks * (size_t)(p->n_storages + 1));
+    if (!blocks)
+        return DEMIST_NO_MEMORY;
+    for (int32_t i = 0; i < p->n_storages; i++) {
+        const struct cpu_storage *s = &p->storages[i];
+        int64_t bytes = 0;
+        if (__builtin_mul_overflow(s->elements * 4, s->batched ? p->max_batch : 1, &bytes) ||
+            s->elements > INT64_MAX / 16 || bytes > INT64_MAX / 4)
+            return host->fail(host, DEMIST_NO_MEMORY,
+                              "%" PRId64 " images are more than memory can hold: lower the batch",
+                              p->max_batch);
+        blocks[i] = (demist_block){
+            .bytes = s->place == CPU_ARENA ? bytes : 0, .first = s->first, .last = s->last};
+    }
+    p->arena_bytes = host->plan_memory(host, blocks, (size_t)p->n_storages, ALIGN);
+    for (int32_t i = 0; i < p->n_storages; i++)
+        if (p->storages[i].place == CPU_ARENA)
+            p->storages[i].where = blocks[i].offset;
+    return p->arena_bytes < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
+}
+
+static demist_status alloc_working_memory(demist_program *p, const demist_compile_info *info)
+{
+    const demist_host *host = host_of(p);
+    const int64_t scratch = p->scratch_bytes * host->n_workers;
+    const double all = (double)p->param_bytes + (double)p->arena_bytes + (double)scratch;
+    if (info->memory_limit > 0 && all > (double)info->memory_limit)
+        return host->fail(
+            host, DEMIST_NO_MEMORY,
+            "a batch of %" PRId64 " needs %" PRId64 " bytes for parameters and %" PRId64
+            " of working memory; the limit is %" PRId64 ": lower the batch or raise the limit",
+            p->max_batch, p->param_bytes, p->arena_bytes + scratch, info->memory_limit);
+    p->arena = new_block(p, (size_t)p->arena_bytes + 4096);
+    p->scratch = new_block(p, (size_t)scratch + 4096);
+    return p->arena && p->scratch ? DEMIST_OK : DEMIST_NO_MEMORY;
+}
+
+static demist_status check_info(demist_device *device, const demist_graph *graph,
+                                const demist_compile_info *info)
+{
+    const demist_host *host = device->host;
+    if (info->max_batch < 1)
+        return host->fail(host, DEMIST_INVALID, "the largest batch is %" PRId64 ": give 1 or more",
+                          info->max_batch);
+    if (info->precision != DEMIST_PRECISION_F32 && info->precision != DEMIST_PRECISION_STRICT)
+        return host->fail(host, DEMIST_UNSUPPORTED,
+                          "the cpu backend computes in f32 or strict precision only");
+    for (int32_t i = 0; i < graph->n_nodes; i++) {
+        const demist_node *node = graph->nodes[i];
+        const char *why = why_not(node);
+        if (why)
+            return host->fail(host, DEMIST_UNSUPPORTED, "node '%s' (%s): %s", node->name,
+                              demist_op_name(node->op), why);
+    }
+    return DEMIST_OK;
+}
+
+static demist_status alloc_tables(demist_program *p, const demist_graph *graph)
+{
+    const size_t n = (size_t)graph->n_nodes + 1;
+    p->n_values = graph->n_nodes;
+    p->n_inputs = graph->n_inputs;
+    p->n_outputs = graph->n_outputs;
+    p->n_params = graph->n_params;
+    p->n_scalars = graph->n_scalars;
+    if (!(p->values = cpu_new(p, n * sizeof *p->values)) ||
+        !(p->input_nodes = cpu_new(p, n * sizeof *p->input_nodes)) ||
+        !(p->output_nodes = cpu_new(p, ((size_t)graph->n_outputs + 1) * sizeof *p->output_nodes)) ||
+        !(p->param_nodes = cpu_new(p, n * sizeof *p->param_nodes)) ||
+        !(p->param_filled = cpu_new(p, n * sizeof *p->param_filled)) ||
+        !(p->profile = cpu_new(p, n * sizeof *p->profile)) ||
+        !(p->profiles = cpu_new(p, n * sizeof *p->profiles)))
+        return DEMIST_NO_MEMORY;
+    for (int32_t i = 0; i < graph->n_nodes; i++) {
+        const demist_node *node = graph->nodes[i];
+        p->values[i] = (struct cpu_value){
+            .op = node->op, .rank = node->rank, .inside = -1, .param = -1, .ready = -1};
+        memcpy(p->values[i].shape, node->shape, sizeof node->shape);
+        p->profile[i] = DEMIST_INIT(demist_node_profile);
+        p->profile[i].node = i;
+        p->profiles[i] = &p->profile[i];
+    }
+    return DEMIST_OK;
+}
+
+static demist_status build(demist_program *p, const demist_graph *graph,
+                           const demist_compile_info *info)
+{
+    struct cpu_building building = {.graph = graph};
+    CPU_TRY(alloc_tables(p, graph));
+    building.placements = cpu_new(p, ((size_t)graph->n_nodes + 1) * sizeof *building.placements);
+    if (!building.placements)
+        return DEMIST_NO_MEMORY;
+    p->building = &building;
+    for (int32_t i = 0; i < graph->n_nodes; i++)
+        place_parts(p, graph->nodes[i]);
+    CPU_TRY(define_leaves(p, graph));
+    CPU_TRY(add_nodes(p, graph));
+    CPU_TRY(define_outputs(p, graph));
+    CPU_TRY(place_storages(p));
+    p->building = NULL;
+    return alloc_working_memory(p, info);
+}
+
+demist_status cpu_compile(demist_device *device, const demist_graph *graph,
+                          const demist_compile_info *info, demist_program **program)
+{
+    const demist_host *host = device->host;
+    CPU_TRY(check_info(device, graph, info));
+    demist_program *p = host->alloc(host, sizeof *p, 0);
+    if (!p)
+        return DEMIST_NO_MEMORY;
+    memset(p, 0, sizeof *p);
+    p->device = device;
+    p->flags = info->flags;
+    p->precision = info->precision;
+    p->max_batch = info->max_batch;
+    const demist_status status = build(p, graph, info);
+    if (status != DEMIST_OK) {
+        cpu_program_destroy(p);
+        return status;
+    }
+    *program = p;
+    return DEMIST_OK;
+}
+
+void cpu_program_destroy(demist_program *program)
+{
+    if (!program)
+        return;
+    const demist_host *host = host_of(program);
+    for (struct cpu_memory *m = program->memory, *next; m; m = next) {
+        next = m->next;
+        host->free(host, m);
+    }
+    host->free(host, program);
+}
+
+demist_status cpu_program_info(demist_program *program, demist_program_info *info)
+{
+    info->param_bytes = program->param_bytes;
+    info->arena_bytes = program->arena_bytes + program->scratch_bytes * host_of(program)->n_workers;
+    info->flops = program->flops;
+    info->choices = NULL;
+    return DEMIST_OK;
+}

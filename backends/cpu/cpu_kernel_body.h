@@ -1,0 +1,532 @@
+/* The kernels, written once over the vector of cpu_vec.h; included by cpu_kernels_LEVEL.c, which
+ * defines CPU_KERNELS (the table's name), CPU_LEVEL_NAME and CPU_ROWS (rows of a product's tile).
+ */
+#include "cpu_kernels.h"
+#include "cpu_vec_math.h"
+
+#if defined(__clang__)
+#define CPU_UNROLL _Pragma("unroll 4")
+#else
+#define CPU_UNROLL _Pragma("GCC unroll 4")
+#endif
+
+/* --- products ---
+ * One function per number of rows and vectors. The accumulators are named variables: as an array,
+ * gcc 12 keeps them in memory and loses more than half of the speed. */
+#define REP_1(X) X(0)
+#define REP_2(X) REP_1(X) X(1)
+#define REP_3(X) REP_2(X) X(2)
+#define REP_4(X) REP_3(X) X(3)
+#define REP_5(X) REP_4(X) X(4)
+#define REP_6(X) REP_5(X) X(5)
+#define REP_7(X) REP_6(X) X(6)
+#define REP_8(X) REP_7(X) X(7)
+#define REP_9(X) REP_8(X) X(8)
+#define REP_10(X) REP_9(X) X(9)
+#define REP_11(X) REP_10(X) X(10)
+#define REP_12(X) REP_11(X) X(11)
+#define REP_13(X) REP_12(X) X(12)
+#define REP_14(X) REP_13(X) X(13)
+
+#define START2(i) vf a##i = init0, b##i = init1;
+#define ROW(i) const float *r##i = a[i];
+#define STEP2(i)                                                                                   \
+    {                                                                                              \
+        const vf x = v_set(r##i[j]);                                                               \
+        a##i = v_fma(x, u0, a##i);                                                                 \
+        b##i = v_fma(x, u1, b##i);                                                                 \
+    }
+#define STORE2(i)                                                                                  \
+    v_store(c + (i)*ldc, a##i);                                                                    \
+    v_store(c + (i)*ldc + VW, b##i);
+#define START1(i) vf a##i = init0;
+#define STEP1(i) a##i = v_fma(v_set(r##i[j]), u0, a##i);
+#define STORE1(i) v_store(c + (i)*ldc, a##i);
+
+#define PRODUCT(R)                                                                                 \
+    static void product_##R##x2(const float *const *a, int64_t taps, int64_t k, const float *b,    \
+                                const float *init, float *c, int64_t ldc)                          \
+    {                                                                                              \
+        const vf init0 = init ? v_load(init) : v_zero();                                           \
+        const vf init1 = init ? v_load(init + VW) : v_zero();                                      \
+        REP_##R(START2) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
+        {                                                                                          \
+            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < k; j++, b += 2 * VW)                   \
+            {                                                                                      \
+                __builtin_prefetch(b + 32 * VW);                                                   \
+                if (VW == 16)                                                                      \
+                    __builtin_prefetch(b + 33 * VW);                                               \
+                const vf u0 = v_load(b), u1 = v_load(b + VW);                                      \
+                REP_##R(STEP2)                                                                     \
+            }                                                                                      \
+        }                                                                                          \
+        REP_##R(STORE2)                                                                            \
+    }                                                                                              \
+    static void product_##R##x1(const float *const *a, int64_t taps, int64_t k, const float *b,    \
+                                const float *init, float *c, int64_t ldc)                          \
+    {                                                                                              \
+        const vf init0 = init ? v_load(init) : v_zero();                                           \
+        REP_##R(START1) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
+        {                                                                                          \
+            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < k; j++, b += VW)                       \
+            {                                                                                      \
+                const vf u0 = v_load(b);                                                           \
+                REP_##R(STEP1)                                                                     \
+            }                                                                                      \
+        }                                                                                          \
+        REP_##R(STORE1)                                                                            \
+    }
+
+PRODUCT(1)
+PRODUCT(2)
+PRODUCT(3)
+PRODUCT(4)
+PRODUCT(5)
+PRODUCT(6)
+#if CPU_ROWS > 6
+PRODUCT(7)
+PRODUCT(8)
+PRODUCT(9)
+PRODUCT(10)
+PRODUCT(11)
+PRODUCT(12)
+PRODUCT(13)
+PRODUCT(14)
+#endif
+
+typedef void (*product)(const float *const *a, int64_t taps, int64_t k, const float *b,
+                        const float *init, float *c, int64_t ldc);
+
+static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
+                 const float *init, float *c, int64_t ldc)
+{
+#define PAIR(R) {product_##R##x1, product_##R##x2},
+    static const product products[CPU_ROWS][2] = {
+        PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6)
+#if CPU_ROWS > 6
+            PAIR(7) PAIR(8) PAIR(9) PAIR(10) PAIR(11) PAIR(12) PAIR(13) PAIR(14)
+#endif
+    };
+    products[rows - 1][vecs - 1](a, taps, k, b, init, c, ldc);
+}
+
+/* --- elementwise --- */
+
+/* The loop over vectors and a rest; `e` computes y from x. */
+#define MAP1(e)                                                                                    \
+    do {                                                                                           \
+        for (int64_t i = 0; i < n; i += VW) {                                                      \
+            const int64_t m = n - i < VW ? n - i : VW;                                             \
+            const vf x = v_load_n(src + i, m);                                                     \
+            v_store_n(dst + i, (e), m);                                                            \
+        }                                                                                          \
+        return;                                                                                    \
+    } while (0)
+
+static void unary(demist_op op, int64_t n, float *dst, const float *src, float p0, float p1)
+{
+    const vf zero = v_zero(), a = v_set(p0), b = v_set(p1);
+    switch ((int)op) {
+    case DEMIST_OP_NEG:
+        MAP1(-x);
+    case DEMIST_OP_ABS:
+        MAP1(v_abs(x));
+    case DEMIST_OP_EXP:
+        MAP1(v_exp(x));
+    case DEMIST_OP_LOG:
+        MAP1(v_log(x));
+    case DEMIST_OP_SQRT:
+        MAP1(v_sqrt(x));
+    case DEMIST_OP_TANH:
+        MAP1(v_tanh(x));
+    case DEMIST_OP_ERF:
+        MAP1(v_erf(x));
+    case DEMIST_OP_SIGMOID:
+        MAP1(v_sigmoid(x));
+    case DEMIST_OP_RELU:
+        MAP1(v_max(zero, x));
+    case DEMIST_OP_SILU:
+        MAP1(v_silu(x));
+    case DEMIST_OP_GELU:
+        MAP1(v_gelu(x));
+    case DEMIST_OP_AFFINE:
+        MAP1(v_fma(a, x, b));
+    case DEMIST_OP_CLAMP:
+        MAP1(v_min(b, v_max(a, x)));
+    case DEMIST_OP_SIN:
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = cpu_sin_shifted(src[i], 0);
+        return;
+    case DEMIST_OP_COS:
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = cpu_sin_shifted(src[i], 1);
+        return;
+    }
+}
+
+#define MAP2(e)                                                                                    \
+    do {                                                                                           \
+        for (int64_t i = 0; i < n; i += VW) {                                                      \
+            const int64_t m = n - i < VW ? n - i : VW;                                             \
+            const vf x = v_load_n(left + i, m);                                                    \
+            LOAD_RIGHT;                                                                            \
+            v_store_n(dst + i, (e), m);                                                            \
+        }                                                                                          \
+        return;                                                                                    \
+    } while (0)
+/* min and max are NaN where either operand is */
+#define BINARY_OPS                                                                                 \
+    switch ((int)op) {                                                                             \
+    case DEMIST_OP_ADD:                                                                            \
+        MAP2(x + y);                                                                               \
+    case DEMIST_OP_SUB:                                                                            \
+        MAP2(x - y);                                                                               \
+    case DEMIST_OP_MUL:                                                                            \
+        MAP2(x *y);                                                                                \
+    case DEMIST_OP_DIV:                                                                            \
+        MAP2(x / y);                                                                               \
+    case DEMIST_OP_MIN:                                                                            \
+        MAP2(v_if_nan(x, v_min(x, y)));                                                            \
+    case DEMIST_OP_MAX:                                                                            \
+        MAP2(v_if_nan(x, v_max(x, y)));                                                            \
+    case DEMIST_OP_LESS:                                                                           \
+        MAP2(v_if_less(x, y, v_set(1.0f), v_zero()));                                              \
+    }
+
+/* x where it is NaN, else y */
+CPU_INLINE vf v_if_nan(vf x, vf y)
+{
+    const vi nan = x != x;
+    return (vf)((nan & (vi)x) | (~nan & (vi)y));
+}
+
+static void binary(demist_op op, int64_t n, float *dst, const float *left, const float *right)
+{
+#define LOAD_RIGHT const vf y = v_load_n(right + i, m)
+    BINARY_OPS
+#undef LOAD_RIGHT
+}
+
+static void scalar_right(demist_op op, int64_t n, float *dst, const float *left, float right)
+{
+#define LOAD_RIGHT const vf y = v_set(right)
+    BINARY_OPS
+#undef LOAD_RIGHT
+}
+
+static void select_kernel(int64_t n, float *dst, const float *c, const float *left,
+                          const float *right)
+{
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t m = n - i < VW ? n - i : VW;
+        const vf x = v_load_n(left + i, m), y = v_load_n(right + i, m);
+        const vi nonzero = v_load_n(c + i, m) != v_zero();
+        v_store_n(dst + i, (vf)((nonzero & (vi)x) | (~nonzero & (vi)y)), m);
+    }
+}
+
+static void multiply_add(int64_t n, float *dst, const float *x, const float *y, const float *z)
+{
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t m = n - i < VW ? n - i : VW;
+        v_store_n(dst + i, v_fma(v_load_n(x + i, m), v_load_n(y + i, m), v_load_n(z + i, m)), m);
+    }
+}
+
+/* --- normalisation --- */
+
+/* Two passes, four sums each: the rounding of a long sum of float32 stays small, and the sums of
+ * squares are of differences. */
+static void channel_stats(const float *x, int64_t pixels, int64_t ld, int64_t channels, float *mean,
+                          float *m2)
+{
+    const vf inverse = v_set(1.0f / (float)pixels);
+    for (int64_t c = 0; c < channels; c += VW) {
+        const int64_t n = channels - c < VW ? channels - c : VW;
+        vf s0 = v_zero(), s1 = s0, s2 = s0, s3 = s0;
+        const float *p = x + c;
+        int64_t i = 0;
+        for (; i + 4 <= pixels; i += 4, p += 4 * ld) {
+            s0 += v_load_n(p, n);
+            s1 += v_load_n(p + ld, n);
+            s2 += v_load_n(p + 2 * ld, n);
+            s3 += v_load_n(p + 3 * ld, n);
+        }
+        for (; i < pixels; i++, p += ld)
+            s0 += v_load_n(p, n);
+        const vf m = ((s0 + s1) + (s2 + s3)) * inverse;
+        s0 = s1 = s2 = s3 = v_zero();
+        p = x + c;
+        for (i = 0; i + 4 <= pixels; i += 4, p += 4 * ld) {
+            const vf d0 = v_load_n(p, n) - m, d1 = v_load_n(p + ld, n) - m;
+            const vf d2 = v_load_n(p + 2 * ld, n) - m, d3 = v_load_n(p + 3 * ld, n) - m;
+            s0 = v_fma(d0, d0, s0);
+            s1 = v_fma(d1, d1, s1);
+            s2 = v_fma(d2, d2, s2);
+            s3 = v_fma(d3, d3, s3);
+        }
+        for (; i < pixels; i++, p += ld) {
+            const vf d = v_load_n(p, n) - m;
+            s0 = v_fma(d, d, s0);
+        }
+        v_store_n(mean + c, m, n);
+        v_store_n(m2 + c, (s0 + s1) + (s2 + s3), n);
+    }
+}
+
+#define NORMALISE(e)                                                                               \
+    for (int64_t i = 0; i < pixels; i++, x_row += ldx, y_row += ldy)                               \
+        for (int64_t c = 0; c < channels; c += VW) {                                               \
+            const int64_t n = channels - c < VW ? channels - c : VW;                               \
+            const vf v = v_fma(v_load_n(x_row + c, n) - v_load_n(mean + c, n),                     \
+                               v_load_n(scale + c, n), v_load_n(shift + c, n));                    \
+            v_store_n(y_row + c, (e), n);                                                          \
+        }
+
+static void normalise(demist_op act, const float *x_row, int64_t ldx, float *y_row, int64_t ldy,
+                      int64_t pixels, int64_t channels, const float *mean, const float *scale,
+                      const float *shift)
+{
+    if (act == DEMIST_OP_SILU) {
+        NORMALISE(v_silu(v))
+        return;
+    }
+    if (act == DEMIST_OP_RELU) {
+        NORMALISE(v_max(v_zero(), v))
+        return;
+    }
+    if (act == DEMIST_OP_GELU) {
+        NORMALISE(v_gelu(v))
+        return;
+    }
+    float *first = y_row;
+    NORMALISE(v)
+    if (act != 0)
+        for (int64_t i = 0; i < pixels; i++)
+            unary(act, channels, first + i * ldy, first + i * ldy, 0, 0);
+}
+
+static void layer_norm(int64_t n, const float *x, float *y, const float *gamma, const float *beta,
+                       float eps)
+{
+    vf s = v_zero();
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW)
+        s += v_load(x + i);
+    float sum = v_sum(s);
+    for (int64_t j = i; j < n; j++)
+        sum += x[j];
+    const float mean = sum / (float)n;
+    const vf m = v_set(mean);
+    s = v_zero();
+    for (i = 0; i + VW <= n; i += VW) {
+        const vf d = v_load(x + i) - m;
+        s = v_fma(d, d, s);
+    }
+    float m2 = v_sum(s);
+    for (int64_t j = i; j < n; j++)
+        m2 += (x[j] - mean) * (x[j] - mean);
+    const vf scale = v_set(1.0f / __builtin_sqrtf(m2 / (float)n + eps));
+    for (i = 0; i < n; i += VW) {
+        const int64_t k = n - i < VW ? n - i : VW;
+        vf v = (v_load_n(x + i, k) - m) * scale;
+        if (gamma)
+            v *= v_load_n(gamma + i, k);
+        if (beta)
+            v += v_load_n(beta + i, k);
+        v_store_n(y + i, v, k);
+    }
+}
+
+/* A NaN or +inf anywhere gives NaN everywhere; -inf gives 0 beside finite values. */
+static float softmax(int64_t n, float *x, float scale)
+{
+    const vf lowest = v_set(-__builtin_inff()), s = v_set(scale);
+    vf largest = lowest;
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        const vf v = v_load(x + i) * s;
+        largest = v_max(largest, v);
+        v_store(x + i, v);
+    }
+    float top = v_max_lane(largest);
+    for (int64_t j = i; j < n; j++) {
+        x[j] *= scale;
+        top = x[j] > top ? x[j] : top;
+    }
+    const vf t = v_set(top);
+    vf sum = v_zero();
+    for (i = 0; i + VW <= n; i += VW) {
+        const vf e = v_exp(v_load(x + i) - t);
+        sum += e;
+        v_store(x + i, e);
+    }
+    if (i < n) {
+        const int64_t rest = n - i;
+        v_store_n(x + i, v_exp(v_load_n(x + i, rest) - t), rest);
+        sum += v_load_n(x + i, rest);
+    }
+    return v_sum(sum);
+}
+
+/* --- Winograd ---
+ * F(4x4, 3x3) with points 0, ±5/8, ±3/2, ∞: half the error of 0, ±1, ±2, ∞. The 1-D transforms read
+ * vectors s apart and write them t apart. */
+#define P_A 0.625f
+#define P_B 1.5f
+
+CPU_INLINE void input_4(const vf *d, int s, vf *o, int t)
+{
+    const vf a = v_set(P_A), b = v_set(P_B);
+    const vf aa = v_set(P_A * P_A), bb = v_set(P_B * P_B);
+    const vf aabb = v_set(P_A * P_A * P_B * P_B), sum = v_set(P_A * P_A + P_B * P_B);
+    const vf d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s];
+    o[0] = v_fma(aabb, d[0], v_fnma(sum, d2, d4));
+    vf even = v_fnma(bb, d2, d4), odd = v_fnma(bb, d1, d3);
+    o[t] = v_fma(a, odd, even);
+    o[2 * t] = v_fnma(a, odd, even);
+    even = v_fnma(aa, d2, d4), odd = v_fnma(aa, d1, d3);
+    o[3 * t] = v_fma(b, odd, even);
+    o[4 * t] = v_fnma(b, odd, even);
+    o[5 * t] = v_fma(aabb, d1, v_fnma(sum, d3, d[5 * s]));
+}
+
+CPU_INLINE void output_4(const vf *d, int s, vf *o, int t)
+{
+    const vf e1 = d[s] + d[2 * s], o1 = d[s] - d[2 * s];
+    const vf e2 = d[3 * s] + d[4 * s], o2 = d[3 * s] - d[4 * s];
+    o[0] = d[0] + (e1 + e2);
+    o[t] = v_fma(v_set(P_A), o1, v_set(P_B) * o2);
+    o[2 * t] = v_fma(v_set(P_A * P_A), e1, v_set(P_B * P_B) * e2);
+    o[3 * t] = v_fma(v_set(P_A * P_A * P_A), o1, v_fma(v_set(P_B * P_B * P_B), o2, d[5 * s]));
+}
+
+CPU_INLINE void input_2(const vf *d, int s, vf *o, int t)
+{
+    o[0] = d[0] - d[2 * s];
+    o[t] = d[s] + d[2 * s];
+    o[2 * t] = d[2 * s] - d[s];
+    o[3 * t] = d[s] - d[3 * s];
+}
+
+CPU_INLINE void output_2(const vf *d, int s, vf *o, int t)
+{
+    o[0] = d[0] + (d[s] + d[2 * s]);
+    o[t] = (d[s] - d[2 * s]) - d[3 * s];
+}
+
+CPU_INLINE void transform_input(int m, const float *x, int64_t row_stride, int64_t pixel_stride,
+                                int h, int w, int y0, int x0, int up, int64_t channels, float *v,
+                                int64_t step)
+{
+    const int size = m + 2;
+    const float *pixel[36];
+    for (int r = 0; r < size; r++)
+        for (int c = 0; c < size; c++) {
+            const int y = y0 + r, z = x0 + c;
+            const bool inside = y >= 0 && y < h && z >= 0 && z < w;
+            pixel[r * size + c] =
+                inside ? x + (y >> up) * row_stride + (z >> up) * pixel_stride : NULL;
+        }
+    for (int64_t k = 0; k < channels; k += VW) {
+        const int64_t n = channels - k < VW ? channels - k : VW;
+        vf d[36], e[6];
+        for (int r = 0; r < size; r++) {
+            for (int c = 0; c < size; c++) {
+                const float *p = pixel[r * size + c];
+                e[c] = p ? v_load_n(p + k, n) : v_zero();
+            }
+            if (m == 4)
+                input_4(e, 1, d + r * size, 1);
+            else
+                input_2(e, 1, d + r * size, 1);
+        }
+        for (int c = 0; c < size; c++) {
+            if (m == 4)
+                input_4(d + c, size, e, 1);
+            else
+                input_2(d + c, size, e, 1);
+            for (int r = 0; r < size; r++)
+                v_store_n(v + (r * size + c) * step + k, e[r], n);
+        }
+    }
+}
+
+static void winograd_input(int m, const float *x, int64_t row_stride, int64_t pixel_stride, int h,
+                           int w, int y0, int x0, int up, int64_t channels, float *v, int64_t step)
+{
+    if (m == 4)
+        transform_input(4, x, row_stride, pixel_stride, h, w, y0, x0, up, channels, v, step);
+    else
+        transform_input(2, x, row_stride, pixel_stride, h, w, y0, x0, up, channels, v, step);
+}
+
+CPU_INLINE void transform_output(int m, const float *p, int64_t step, int vecs, const float *bias,
+                                 float *tile)
+{
+    const int size = m + 2;
+    for (int k = 0; k < vecs; k++, p += VW, tile += VW) {
+        vf d[36], e[6], o[4];
+        for (int c = 0; c < size; c++) {
+            for (int r = 0; r < size; r++)
+                e[r] = v_load(p + (r * size + c) * step);
+            if (m == 4)
+                output_4(e, 1, d + c, size);
+            else
+                output_2(e, 1, d + c, size);
+        }
+        const vf b = v_load(bias + k * VW);
+        for (int r = 0; r < m; r++) {
+            if (m == 4)
+                output_4(d + r * size, 1, o, 1);
+            else
+                output_2(d + r * size, 1, o, 1);
+            for (int c = 0; c < m; c++)
+                v_store(tile + (r * m + c) * vecs * VW, o[c] + b);
+        }
+    }
+}
+
+static void winograd_output(int m, const float *p, int64_t step, int vecs, const float *bias,
+                            float *tile)
+{
+    if (m == 4)
+        transform_output(4, p, step, vecs, bias, tile);
+    else
+        transform_output(2, p, step, vecs, bias, tile);
+}
+
+static void transpose(const float *src, int64_t lds, int64_t rows, int64_t columns, float *dst,
+                      int64_t ldd)
+{
+    enum { BLOCK = 16 };
+    for (int64_t c0 = 0; c0 < columns; c0 += BLOCK)
+        for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
+            const int64_t c1 = c0 + BLOCK < columns ? c0 + BLOCK : columns;
+            const int64_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
+            for (int64_t c = c0; c < c1; c++)
+                for (int64_t r = r0; r < r1; r++)
+                    dst[c * ldd + r] = src[r * lds + c];
+        }
+}
+
+const struct cpu_kernels CPU_KERNELS = {
+    .name = CPU_LEVEL_NAME,
+    .vw = VW,
+    .mr = CPU_ROWS,
+    .nr = 2 * VW,
+    .fused = VW > 4,
+    .gemm = gemm,
+    .unary = unary,
+    .binary = binary,
+    .scalar_right = scalar_right,
+    .select = select_kernel,
+    .multiply_add = multiply_add,
+    .channel_stats = channel_stats,
+    .normalise = normalise,
+    .layer_norm = layer_norm,
+    .softmax = softmax,
+    .winograd_input = winograd_input,
+    .winograd_output = winograd_output,
+    .transpose = transpose,
+};

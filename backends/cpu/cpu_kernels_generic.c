@@ -1,0 +1,5 @@
+/* The kernels for the compiler's vectors, for every architecture. */
+#define CPU_LEVEL_NAME "generic"
+#define CPU_KERNELS cpu_kernels_generic
+#define CPU_ROWS 6
+#include "cpu_kernel_body.h"

@@ -1,0 +1,221 @@
+/* 3x3 convolutions by Winograd's F(4x4, 3x3) and F(2x2, 3x3).
+ *
+ * Two parallel loops: the first transforms input tiles into V [position][tile][channel]; each task
+ * of the second multiplies some tiles by one panel of output channels at all (m+2)² positions, and
+ * transforms back while the products are in the second-level cache. Positions are `plane` floats
+ * apart, not a power of two, so that they do not fall into the same cache sets. */
+#include "cpu_product.h"
+
+#include <string.h>
+
+enum { TILES = 56, TARGET = 2 << 20 }; /* tiles of a task; floats of V at once */
+
+int cpu_winograd_choice(const struct cpu_kernels *k, int64_t channels, int64_t filters,
+                        int64_t height, int64_t width)
+{
+    (void)k;
+    if (channels < 16 || filters < 16)
+        return 0;
+    if (height >= 12 && width >= 12)
+        return 4;
+    return height >= 6 && width >= 6 ? 2 : 0;
+}
+
+static int positions(const struct cpu_product *c)
+{
+    return (c->winograd + 2) * (c->winograd + 2);
+}
+
+int64_t cpu_winograd_floats(const struct cpu_kernels *k, const struct cpu_product *c)
+{
+    return positions(c) * cpu_packed_floats(k, c->channels, c->filters);
+}
+
+/* --- weights: U = G·g·Gᵀ in float64, rounded once --- */
+
+static const double g4[6][3] = {
+    /* row of point p: (1, p, p²)/Π(p - q) over the other points; last the point at infinity.
+     * Points 0, ±5/8, ±3/2. */
+    {1.0 / 0.87890625, 0, 0},
+    {-1.0 / 1.45263671875, -0.625 / 1.45263671875, -0.390625 / 1.45263671875},
+    {-1.0 / 1.45263671875, 0.625 / 1.45263671875, -0.390625 / 1.45263671875},
+    {1.0 / 8.3671875, 1.5 / 8.3671875, 2.25 / 8.3671875},
+    {1.0 / 8.3671875, -1.5 / 8.3671875, 2.25 / 8.3671875},
+    {0, 0, 1},
+};
+static const double g2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+
+struct packing {
+    const struct cpu_kernels *kernels;
+    const struct cpu_product *product;
+    const float *weight;
+    const double *scale;
+    float *packed;
+};
+
+static void transform_weights(int m, const float *w, double scale, double *u)
+{
+    const double(*g)[3] = m == 4 ? g4 : g2;
+    const int size = m + 2;
+    double half[6][3];
+    for (int r = 0; r < size; r++)
+        for (int c = 0; c < 3; c++)
+            half[r][c] = g[r][0] * w[c] + g[r][1] * w[3 + c] + g[r][2] * w[6 + c];
+    for (int r = 0; r < size; r++)
+        for (int c = 0; c < size; c++)
+            u[r * size + c] =
+                scale * (half[r][0] * g[c][0] + half[r][1] * g[c][1] + half[r][2] * g[c][2]);
+}
+
+/* One panel at all positions: [position][panel][channel][panel width]. */
+static void pack_task(void *arg, int64_t panel, int worker)
+{
+    (void)worker;
+    const struct packing *pk = arg;
+    const struct cpu_product *c = pk->product;
+    const struct cpu_kernels *k = pk->kernels;
+    const int64_t first = panel * k->nr, all = cpu_packed_floats(k, c->channels, c->filters);
+    const int64_t width = cpu_panel_vecs(k, first, c->filters) * k->vw;
+    float *to = pk->packed + cpu_panel_at(k, c->channels, panel);
+    for (int64_t ch = 0; ch < c->channels; ch++, to += width)
+        for (int64_t j = 0; j < width; j++) {
+            double u[36] = {0};
+            const int64_t o = first + j;
+            if (o < c->filters)
+                transform_weights(c->winograd, pk->weight + (o * c->channels + ch) * 9,
+                                  pk->scale[o], u);
+            for (int i = 0; i < positions(c); i++)
+                to[i * all + j] = (float)u[i];
+        }
+}
+
+void cpu_winograd_pack(const struct cpu_kernels *k, const demist_host *host,
+                       const struct cpu_product *c, const float *weight, const double *scale,
+                       float *packed)
+{
+    struct packing pk = {k, c, weight, scale, packed};
+    host->parallel(host, c->panels, pack_task, &pk);
+}
+
+/* --- plan --- */
+
+demist_status cpu_winograd_plan(demist_program *p, struct cpu_product *c)
+{
+    const struct cpu_kernels *k = p->device->kernels;
+    c->tiles_y = cpu_ceil(c->out_height, c->winograd);
+    c->tiles_x = cpu_ceil(c->out_width, c->winograd);
+    const int64_t tiles = c->tiles_y * c->tiles_x;
+    const int64_t images = c->y.view.batched ? p->max_batch : c->y.view.shape[0];
+    c->images_at_once = TARGET / (positions(c) * tiles * c->channels);
+    c->images_at_once = c->images_at_once < 1 ? 1 : cpu_least(c->images_at_once, images);
+    c->plane = cpu_round_up(c->images_at_once * tiles * c->channels, 16) + 16;
+    c->tiles_view =
+        (struct cpu_view){.storage = cpu_new_storage(p, false, positions(c) * c->plane)};
+    cpu_need_scratch(p, (int64_t)positions(c) * (TILES * k->nr + 16) + 16 * k->nr);
+    return c->tiles_view.storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
+}
+
+/* --- run --- */
+
+struct winograd {
+    const struct cpu_run *run;
+    const struct cpu_product *c;
+    int64_t image, tiles; /* first image and tiles of this round */
+    int64_t in_chunk, chunk, chunks;
+    const float *packed, *bias;
+    float *v;
+};
+
+static void input_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const struct winograd *w = arg;
+    const struct cpu_product *c = w->c;
+    const int64_t last = cpu_least((task + 1) * w->in_chunk, w->tiles);
+    for (int64_t t = task * w->in_chunk; t < last; t++) {
+        const int64_t tx = t % c->tiles_x, ty = t / c->tiles_x % c->tiles_y;
+        const int64_t image = w->image + t / c->tiles_x / c->tiles_y;
+        w->run->kernels->winograd_input(
+            c->winograd, cpu_at(w->run, &c->x.view) + image * c->x.image, c->x.row, c->x.column,
+            (int)c->height, (int)c->width, (int)(ty * c->winograd - c->pad_y),
+            (int)(tx * c->winograd - c->pad_x), c->up, c->channels, w->v + t * c->channels,
+            c->plane);
+    }
+}
+
+/* The m·m pixels of tile t, cut at the picture's edge, from [m·m][ld]. */
+static void finish_tile(const struct winograd *w, int64_t t, int64_t column, int64_t n, float *data,
+                        int64_t ld)
+{
+    const struct cpu_product *c = w->c;
+    const int m = c->winograd;
+    const int64_t x0 = t % c->tiles_x * m, y0 = t / c->tiles_x % c->tiles_y * m;
+    struct cpu_tile tile = {.data = data, .ld = ld, .channel = column, .n = n};
+    const int64_t rows = cpu_least(m, c->out_height - y0),
+                  columns = cpu_least(m, c->out_width - x0);
+    if (columns < m)
+        for (int64_t i = 0; i < rows; i++) /* close the gaps */
+            memmove(data + i * columns * ld, data + i * m * ld,
+                    (size_t)(columns * ld) * sizeof *data);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++, tile.rows++) {
+            tile.image[tile.rows] = w->image + t / c->tiles_x / c->tiles_y;
+            tile.y[tile.rows] = y0 + i;
+            tile.x[tile.rows] = x0 + j;
+        }
+    cpu_run_posts(w->run, c->posts, c->n_posts, &tile);
+    cpu_store_tile(w->run, &c->y, &tile);
+}
+
+static void output_task(void *arg, int64_t task, int worker)
+{
+    const struct winograd *w = arg;
+    const struct cpu_product *c = w->c;
+    const struct cpu_kernels *k = w->run->kernels;
+    const int64_t first = task % w->chunks * w->chunk;
+    const int64_t count = cpu_least(w->chunk, w->tiles - first);
+    const int64_t panel = task / w->chunks, column = panel * k->nr;
+    const int64_t n = cpu_least(k->nr, c->filters - column);
+    const int vecs = cpu_panel_vecs(k, column, c->filters);
+    const int64_t width = vecs * k->vw, step = TILES * k->nr + 16;
+    const int64_t all = cpu_packed_floats(k, c->channels, c->filters);
+    float *products = cpu_scratch(w->run, worker), *tile = products + positions(c) * step;
+
+    for (int i = 0; i < positions(c); i++) {
+        const float *b = w->packed + i * all + cpu_panel_at(k, c->channels, panel);
+        const float *v = w->v + i * c->plane + first * c->channels;
+        const int64_t blocks = cpu_ceil(count, k->mr);
+        for (int64_t j = 0, at = 0; j < blocks; j++) {
+            const int rows = (int)cpu_ceil(count - at, blocks - j);
+            const float *a[CPU_MAX_MR];
+            for (int r = 0; r < rows; r++)
+                a[r] = v + (at + r) * c->channels;
+            k->gemm(rows, vecs, a, 1, c->channels, b, NULL, products + i * step + at * width,
+                    width);
+            at += rows;
+        }
+    }
+    for (int64_t t = 0; t < count; t++) {
+        k->winograd_output(c->winograd, products + t * width, step, vecs, w->bias + column, tile);
+        finish_tile(w, first + t, column, n, tile, width);
+    }
+}
+
+void cpu_winograd_run(const struct cpu_run *run, const struct cpu_product *c, const float *packed,
+                      const float *bias)
+{
+    struct winograd w = {.run = run, .c = c, .packed = packed, .bias = bias};
+    const int64_t images = cpu_images(run, &c->y.view), workers = run->host->n_workers;
+    w.v = cpu_at(run, &c->tiles_view);
+    for (w.image = 0; w.image < images; w.image += c->images_at_once) {
+        w.tiles = cpu_least(c->images_at_once, images - w.image) * c->tiles_y * c->tiles_x;
+        const double work = (double)w.tiles * positions(c) * (double)c->channels;
+        w.in_chunk = cpu_ceil(w.tiles, 8 * workers);
+        cpu_parallel(run, cpu_ceil(w.tiles, w.in_chunk), input_task, &w, work / 2);
+        const int64_t per_panel = cpu_ceil(3 * workers, c->panels);
+        w.chunk = cpu_least(TILES, cpu_round_up(cpu_ceil(w.tiles, per_panel), run->kernels->mr));
+        w.chunks = cpu_ceil(w.tiles, w.chunk);
+        w.chunk = cpu_ceil(w.tiles, w.chunks);
+        cpu_parallel(run, w.chunks * c->panels, output_task, &w, work * (double)c->filters / 16);
+    }
+}
