@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -249,18 +248,35 @@ static int rename_new(const char *from, const char *to)
     return 0;
 }
 
-demist_status dm_outfile_commit_new(struct dm_outfile *out, struct dm_error *err)
+/* Gives the file the name `path` if it is free or may be taken; *taken says whether it did. */
+static demist_status try_name(struct dm_outfile *out, const char *path, dm_may_replace *may_replace,
+                              void *user, bool *taken, struct dm_error *err)
+{
+    int error = rename_new(out->temp, path);
+    if (error == EEXIST) {
+        if (!may_replace || !may_replace(user, path, out->temp))
+            return DEMIST_OK;
+        error = rename(out->temp, path) ? errno : 0;
+    }
+    if (error)
+        return fail_write(err, path, error);
+    *taken = true;
+    return DEMIST_OK;
+}
+
+demist_status dm_outfile_commit_among(struct dm_outfile *out, dm_may_replace *may_replace,
+                                      void *user, struct dm_error *err)
 {
     DM_TRY(close_written(out, err));
     if (!out->temp)
         return DEMIST_OK;
     for (int number = 1; number <= MOST_NAMES; number++) {
+        bool taken = false;
         char *path = dm_numbered_path(out->path, number);
         if (!path)
             return dm_fail_memory(err, out->path);
-        int error = rename_new(out->temp, path);
-        if (error) {
-            demist_status status = error == EEXIST ? DEMIST_OK : fail_write(err, path, error);
+        demist_status status = try_name(out, path, may_replace, user, &taken, err);
+        if (!taken) {
             free(path);
             DM_TRY(status);
             continue;
@@ -272,6 +288,11 @@ demist_status dm_outfile_commit_new(struct dm_outfile *out, struct dm_error *err
         return DEMIST_OK;
     }
     return fail_write(err, out->path, EEXIST);
+}
+
+demist_status dm_outfile_commit_new(struct dm_outfile *out, struct dm_error *err)
+{
+    return dm_outfile_commit_among(out, NULL, NULL, err);
 }
 
 void dm_outfile_finish(struct dm_outfile *out)

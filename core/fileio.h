@@ -5,6 +5,7 @@
 
 #include "error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Reads all of a file (a pipe or device too) into *data, for free(), with a NUL behind its *size
@@ -44,6 +45,12 @@ demist_status dm_outfile_commit(struct dm_outfile *out, struct dm_error *err);
 /* The same, but replaces nothing: where grid.png exists the file becomes grid-2.png, grid-3.png …,
  * and out->path says which. Two programs at once never take the same name. */
 demist_status dm_outfile_commit_new(struct dm_outfile *out, struct dm_error *err);
+
+/* Between the two: of grid.png, grid-2.png … it takes the first name that is free or for which
+ * `may_replace` agrees to losing the file that is there; `temp` holds the new file, complete. */
+typedef bool dm_may_replace(void *user, const char *path, const char *temp);
+demist_status dm_outfile_commit_among(struct dm_outfile *out, dm_may_replace *may_replace,
+                                      void *user, struct dm_error *err);
 
 /* Frees all; a file that was not committed is deleted. Accepts DM_OUTFILE_INIT. */
 void dm_outfile_finish(struct dm_outfile *out);

@@ -144,6 +144,34 @@ static void test_a_device_is_written_in_place(void **state)
     assert_true(S_ISCHR(st.st_mode));
 }
 
+/* Agrees to losing the file whose name it was given, having seen the new one. */
+static bool only(void *user, const char *path, const char *temp)
+{
+    assert_file(temp, "new");
+    return strcmp(path, user) == 0;
+}
+
+static void test_takes_the_first_name_that_is_free_or_given_up(void **state)
+{
+    put("a.txt", "mine", false);
+    put("a-2.txt", "old", false);
+    put("a-3.txt", "mine too", false);
+    for (int i = 0; i < 2; i++) {
+        struct dm_outfile out;
+        char given_up[] = "a-2.txt";
+        given_up[0] = i ? 'x' : 'a';
+        assert_int_equal(dm_outfile_open(&out, "a.txt", NULL), DEMIST_OK);
+        assert_int_equal(dm_outfile_write(&out, "new", 3, NULL), DEMIST_OK);
+        assert_int_equal(dm_outfile_commit_among(&out, only, given_up, NULL), DEMIST_OK);
+        assert_string_equal(out.path, i ? "a-4.txt" : "a-2.txt");
+        assert_file(out.path, "new");
+        dm_outfile_finish(&out);
+    }
+    assert_file("a.txt", "mine");
+    assert_file("a-3.txt", "mine too");
+    assert_int_equal(files_here(), 4);
+}
+
 static void test_a_full_disk_is_told_with_path_and_reason(void **state)
 {
     struct dm_error err = DM_ERROR_INIT;
@@ -299,6 +327,7 @@ int main(void)
         TEST(test_permissions_follow_the_umask),
         TEST(test_a_link_stands_for_what_it_points_to),
         TEST(test_a_device_is_written_in_place),
+        TEST(test_takes_the_first_name_that_is_free_or_given_up),
         TEST(test_a_full_disk_is_told_with_path_and_reason),
         TEST(test_a_file_that_outgrows_its_limit_leaves_nothing),
         TEST(test_refuses_places_where_no_file_can_be),
