@@ -126,8 +126,14 @@ static void fill(struct dm_image *image, uint8_t level)
             image->pixels[i] = 255;
 }
 
-static demist_status check_grid(const struct dm_image *images, int n, const struct dm_grid *options,
-                                struct dm_error *err)
+static int columns_of(int n, const struct dm_grid *options)
+{
+    int columns = options->columns ? options->columns : dm_grid_columns(n);
+    return columns < n ? columns : n;
+}
+
+demist_status dm_image_grid_size(int width, int height, int n, const struct dm_grid *options,
+                                 int *grid_width, int *grid_height, struct dm_error *err)
 {
     if (n < 1)
         return dm_fail(err, DEMIST_INVALID, "a grid needs at least one image");
@@ -139,6 +145,21 @@ static demist_status check_grid(const struct dm_image *images, int n, const stru
                        "must be 0 to %d, scale 1 to %d",
                        options->columns, options->padding, options->scale, DM_IMAGE_SIDE_MAX,
                        DM_IMAGE_SIDE_MAX);
+    int padding = options->padding, columns = columns_of(n, options), rows = (n - 1) / columns + 1;
+    long long w = columns * ((long long)width * options->scale + padding) + padding;
+    long long h = rows * ((long long)height * options->scale + padding) + padding;
+    if (w > DM_IMAGE_SIDE_MAX || h > DM_IMAGE_SIDE_MAX)
+        return dm_fail(err, DEMIST_INVALID,
+                       "a grid of %d x %d images would have %lld x %lld pixels, more than %d on a "
+                       "side: choose fewer images, other columns or a smaller scale",
+                       columns, rows, w, h, DM_IMAGE_SIDE_MAX);
+    *grid_width = (int)w;
+    *grid_height = (int)h;
+    return DEMIST_OK;
+}
+
+static demist_status check_alike(const struct dm_image *images, int n, struct dm_error *err)
+{
     for (int i = 1; i < n; i++)
         if (images[i].width != images[0].width || images[i].height != images[0].height ||
             images[i].channels != images[0].channels)
@@ -154,22 +175,15 @@ demist_status dm_image_grid(struct dm_image *grid, const struct dm_image *images
                             const struct dm_grid *options, struct dm_error *err)
 {
     *grid = DM_IMAGE_INIT;
-    DM_TRY(check_grid(images, n, options, err));
-    int columns = options->columns ? options->columns : dm_grid_columns(n);
-    columns = columns < n ? columns : n;
-    int rows = (n - 1) / columns + 1, padding = options->padding, scale = options->scale;
-    long long step_x = (long long)images[0].width * scale + padding;
-    long long step_y = (long long)images[0].height * scale + padding;
-    long long width = columns * step_x + padding, height = rows * step_y + padding;
-    if (width > DM_IMAGE_SIDE_MAX || height > DM_IMAGE_SIDE_MAX)
-        return dm_fail(err, DEMIST_INVALID,
-                       "a grid of %d x %d images would have %lld x %lld pixels, more than %d on a "
-                       "side: choose fewer images, other columns or a smaller scale",
-                       columns, rows, width, height, DM_IMAGE_SIDE_MAX);
-    DM_TRY(dm_image_create(grid, (int)width, (int)height, images[0].channels, err));
+    int width, height;
+    DM_TRY(dm_image_grid_size(n < 1 ? 0 : images[0].width, n < 1 ? 0 : images[0].height, n, options,
+                              &width, &height, err));
+    DM_TRY(check_alike(images, n, err));
+    DM_TRY(dm_image_create(grid, width, height, images[0].channels, err));
     fill(grid, options->background);
+    int columns = columns_of(n, options), padding = options->padding, scale = options->scale;
     for (int i = 0; i < n; i++)
-        paste(grid, &images[i], padding + i % columns * (int)step_x,
-              padding + i / columns * (int)step_y, scale);
+        paste(grid, &images[i], padding + i % columns * (images[0].width * scale + padding),
+              padding + i / columns * (images[0].height * scale + padding), scale);
     return DEMIST_OK;
 }

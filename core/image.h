@@ -67,6 +67,11 @@ struct dm_grid {
  * c/rows ≤ 2, else ⌈√n⌉. */
 int dm_grid_columns(int n);
 
+/* The size of a grid of n ≥ 1 images of width × height pixels, before one is made. INVALID as
+ * below. */
+demist_status dm_image_grid_size(int width, int height, int n, const struct dm_grid *options,
+                                 int *grid_width, int *grid_height, struct dm_error *err);
+
 /* The n images (n ≥ 1, all of one shape) row by row in one new picture. Fewer images than columns
  * make one row of n. INCOMPATIBLE when shapes differ, INVALID for options outside their range or
  * a picture beyond DM_IMAGE_SIDE_MAX. */
