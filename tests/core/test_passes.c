@@ -14,7 +14,7 @@ static bool accept_all(void *user, const demist_node *node, const char **why)
 
 static struct dm_lowered lower(struct dm_graph *graph, const struct dm_lower_options *options)
 {
-    struct dm_lowered out;
+    struct dm_lowered out = {NULL, NULL};
     struct dm_error err = DM_ERROR_INIT;
     if (dm_graph_finish(graph, &err) || dm_graph_lower(graph, options, &out, &err))
         fail_msg("%s", err.text);
