@@ -51,6 +51,9 @@ static const float same[] = {3.25f};
 static const float conditions[] = {0.0f, 1.0f, -2.0f, -0.0f, 1e-30f};
 static const float ties[] = {1.0f, 2.0f, 1.0f, -3.0f, 0.0f, -0.0f, 5.0f};
 
+/* NaN stays NaN, infinities follow IEEE 754. */
+static const float nonfinite[] = {1.5f, NAN, -2.0f, INFINITY, 0.25f, -INFINITY, -0.5f};
+
 /* --- attributes --- */
 
 #define CONV(sy, sx, top, left, bottom, right, dy, dx, groups_)                                    \
@@ -288,6 +291,24 @@ const struct op_case op_cases[] = {
     CASE("lincomb/per-image", LINCOMB, 4, IN(F(N, 3, 4, 5), F(N, 3, 4, 5), F(N), S(3))),
     CASE("lincomb/five", LINCOMB, 10,
          IN(F(N, 33), F(N, 33), F(N, 33), F(N, 33), F(N, 33), F(N), F(N), S(1), F(N), S(-1))),
+
+    UNARY(NEG, "neg/nonfinite", V(nonfinite, N, 7)),
+    UNARY(EXP, "exp/nonfinite", V(nonfinite, N, 7)),
+    UNARY(TANH, "tanh/nonfinite", V(nonfinite, N, 7)),
+    UNARY(SIGMOID, "sigmoid/nonfinite", V(nonfinite, N, 7)),
+    UNARY(RELU, "relu/nonfinite", V(nonfinite, N, 7)),
+    CASE("clamp/nonfinite", CLAMP, 1, IN(V(nonfinite, N, 7)), .attrs.clamp = {-1, 1}),
+    CASE("cast/nonfinite", CAST, 1, IN(V(nonfinite, N, 7)), .attrs.cast = {DEMIST_I32}),
+    CASE("add/nonfinite", ADD, 2, IN(V(nonfinite, N, 7, 1), V(nonfinite, N, 1, 7))),
+    CASE("mul/nonfinite", MUL, 2, IN(V(nonfinite, N, 7, 1), V(nonfinite, N, 1, 7))),
+    CASE("min/nonfinite", MIN, 2, IN(V(nonfinite, N, 7, 1), V(nonfinite, N, 1, 7))),
+    CASE("max/nonfinite", MAX, 2, IN(V(nonfinite, N, 7, 1), V(nonfinite, N, 1, 7))),
+    CASE("less/nonfinite", LESS, 2, IN(V(nonfinite, N, 7, 1), V(nonfinite, N, 1, 7))),
+    CASE("select/nonfinite", SELECT, 3,
+         IN(V(nonfinite, N, 7, 1), V(nonfinite, N, 1, 7), F(N, 7, 7))),
+    CASE("amax/nonfinite", AMAX, 1, IN(V(nonfinite, N, 5, 3)), .attrs.reduce = {1u << 2}),
+    CASE("max_pool2d/nonfinite", MAX_POOL2D, 1, IN(V(nonfinite, N, 2, 6, 6)),
+         .attrs.pool = {{2, 2}, {2, 2}}),
 
     CASE("sum/last", SUM, 1, IN(F(N, 3, 37)), .attrs.reduce = {1u << 2}),
     CASE("sum/middle", SUM, 1, IN(F(N, 5, 6)), .attrs.reduce = {1u << 1}),

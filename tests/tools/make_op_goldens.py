@@ -78,7 +78,7 @@ def pad(x, raw):
 def cast(x, raw):
     if ints(raw, 1)[0] == 0:  # f32
         return x.double()
-    return torch.round(x).clamp(-(2**31), 2**31 - 1).to(torch.int32)
+    return torch.round(torch.nan_to_num(x, nan=0)).clamp(-(2**31), 2**31 - 1).to(torch.int32)
 
 
 def axes(x, raw):
