@@ -195,7 +195,8 @@ static double reduced_elements(const demist_node *node)
 static struct dm_tolerance reduction(const demist_node *node, demist_precision precision,
                                      const struct dm_magnitudes *m)
 {
-    double n = reduced_elements(node), u = storage(precision);
+    double n = node->op == DEMIST_OP_BATCH_SUM ? fmax(1, m->condition) : reduced_elements(node);
+    double u = storage(precision);
     if (node->op == DEMIST_OP_AMAX)
         return (struct dm_tolerance){0, u};
     double sum = (HALF * (2 + log2(n)) + u) * n * m->in[0];
@@ -260,7 +261,7 @@ static struct dm_tolerance single(const demist_node *node, demist_precision prec
     if ((op >= DEMIST_OP_NEG && op <= DEMIST_OP_CLAMP) ||
         (op >= DEMIST_OP_ADD && op <= DEMIST_OP_LINCOMB))
         return elementwise(node, precision, m);
-    if (op >= DEMIST_OP_SUM && op <= DEMIST_OP_AMAX)
+    if ((op >= DEMIST_OP_SUM && op <= DEMIST_OP_AMAX) || op == DEMIST_OP_BATCH_SUM)
         return reduction(node, precision, m);
     if (op == DEMIST_OP_SOFTMAX) /* the exponent x − max is off by its rounding */
         return (struct dm_tolerance){SMALLEST, HALF * (32 + 4 * m->in[0]) + u * (1 + 2 * m->in[0])};

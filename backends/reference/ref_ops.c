@@ -41,6 +41,7 @@ ref_op ref_op_function(demist_op op)
     case DEMIST_OP_SUM:
     case DEMIST_OP_MEAN:
     case DEMIST_OP_AMAX:
+    case DEMIST_OP_BATCH_SUM:
         return ref_reduce;
     case DEMIST_OP_SOFTMAX:
         return ref_softmax;
@@ -87,7 +88,6 @@ ref_op ref_op_function(demist_op op)
     case DEMIST_OP_INPUT:
     case DEMIST_OP_PARAM:
     case DEMIST_OP_CONSTANT:
-    case DEMIST_OP_BATCH_SUM:
     case DEMIST_OP_FUSED:
         break;
     }

@@ -35,7 +35,7 @@ static double squares_around(const float *x, int64_t n, double mean)
     return sum;
 }
 
-/* --- SUM, MEAN, AMAX --- */
+/* --- SUM, MEAN, AMAX, BATCH_SUM --- */
 
 /* The axes that are reduced, as a block that each output element walks through. */
 struct reduction {
@@ -86,12 +86,13 @@ static void reduce_range(const struct ref_call *call, const void *state, int64_t
 demist_status ref_reduce(const struct ref_call *call)
 {
     const struct ref_tensor *x = &call->in[0];
+    const uint32_t axes = call->op == DEMIST_OP_BATCH_SUM ? 1 : call->attrs->reduce.axes;
     struct reduction r = {.count = 1};
     int64_t step[DEMIST_MAX_RANK];
     ref_steps(x, step);
     for (int32_t i = 0; i < x->rank; i++) {
         r.kept_step[i] = step[i];
-        if (!(call->attrs->reduce.axes >> i & 1))
+        if (!(axes >> i & 1))
             continue;
         r.kept_step[i] = 0;
         r.shape[r.rank] = x->shape[i];

@@ -319,6 +319,8 @@ const struct op_case op_cases[] = {
     CASE("mean/one", MEAN, 1, IN(F(N, 1, 6)), .attrs.reduce = {1u << 1}),
     CASE("amax/last", AMAX, 1, IN(G(1, -5, N, 3, 37)), .attrs.reduce = {1u << 2}),
     CASE("amax/planes", AMAX, 1, IN(F(N, 3, 4, 5)), .attrs.reduce = {3u << 2}),
+    CASE("batch_sum", BATCH_SUM, 1, IN(G(1, 3, N, 3, 5))),
+    CASE("batch_sum/one-dimension", BATCH_SUM, 1, IN(F(N))),
     CASE("softmax/last", SOFTMAX, 1, IN(F(N, 3, 37)), .attrs.axis = {2}),
     CASE("softmax/middle", SOFTMAX, 1, IN(F(N, 5, 7)), .attrs.axis = {1}),
     CASE("softmax/large", SOFTMAX, 1, IN(G(50, 1000, N, 33)), .attrs.axis = {1}),
@@ -526,6 +528,11 @@ const int op_case_count = sizeof op_cases / sizeof op_cases[0];
 
 const demist_scalar op_case_scalars[OP_CASE_SCALARS] = {
     {.u = 0x123456789abcdef}, {.u = 3}, {.u = 7}, {.f = 0.3}};
+
+bool op_case_mixes_images(const struct op_case *c)
+{
+    return c->op == DEMIST_OP_BATCH_SUM;
+}
 
 /* --- data --- */
 

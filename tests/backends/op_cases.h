@@ -43,6 +43,9 @@ enum op_case_weights { OP_CASE_CONSTANTS, OP_CASE_PARAMS, OP_CASE_INPUTS };
 extern const struct op_case op_cases[];
 extern const int op_case_count;
 
+/* Whether the result depends on which images are computed together. */
+bool op_case_mixes_images(const struct op_case *c);
+
 /* Elements of operand i for `images`. */
 int64_t op_case_elements(const struct op_case *c, int32_t i, int64_t images);
 

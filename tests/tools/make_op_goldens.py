@@ -117,6 +117,7 @@ OTHER = {
     "sum": lambda v, a, s: v[0].sum(axes(v[0], a), keepdim=True),
     "mean": lambda v, a, s: v[0].mean(axes(v[0], a), keepdim=True),
     "amax": lambda v, a, s: v[0].amax(axes(v[0], a), keepdim=True),
+    "batch_sum": lambda v, a, s: v[0].sum(0, keepdim=True),
     "softmax": lambda v, a, s: F.softmax(v[0], ints(a, 1)[0]),
     "linear": lambda v, a, s: F.linear(v[0], v[1], get(v, 2)),
     "matmul": lambda v, a, s: matmul(v[0], v[1], a),
