@@ -12,18 +12,21 @@ PLUGIN(schedule_cosine);
 PLUGIN(schedule_straight);
 PLUGIN(sampler_ddpm);
 PLUGIN(sampler_ddim);
+PLUGIN(sampler_learned_sigma);
 PLUGIN(network_mlp);
 PLUGIN(network_context_unet);
+PLUGIN(network_unet);
 PLUGIN(backend_reference);
 #ifdef HAVE_BACKEND_CPU
 PLUGIN(backend_cpu);
 #endif
 
 static const demist_plugin *const shipped[] = {
-    &demist_plugin_v1_schedule_linear,      &demist_plugin_v1_schedule_cosine,
-    &demist_plugin_v1_schedule_straight,    &demist_plugin_v1_sampler_ddpm,
-    &demist_plugin_v1_sampler_ddim,         &demist_plugin_v1_network_mlp,
-    &demist_plugin_v1_network_context_unet, &demist_plugin_v1_backend_reference,
+    &demist_plugin_v1_schedule_linear,       &demist_plugin_v1_schedule_cosine,
+    &demist_plugin_v1_schedule_straight,     &demist_plugin_v1_sampler_ddpm,
+    &demist_plugin_v1_sampler_ddim,          &demist_plugin_v1_network_mlp,
+    &demist_plugin_v1_sampler_learned_sigma, &demist_plugin_v1_network_unet,
+    &demist_plugin_v1_network_context_unet,  &demist_plugin_v1_backend_reference,
 #ifdef HAVE_BACKEND_CPU
     &demist_plugin_v1_backend_cpu,
 #endif

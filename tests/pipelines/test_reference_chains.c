@@ -70,6 +70,137 @@ static double replay(struct fixture *f, const struct dm_ini *ini, const char *fi
     return error;
 }
 
+/* Runs a chain and returns the largest difference at the steps that the file kept: x_kept[i] is x
+ * after evaluation steps_kept[i]. */
+static double replay_kept(struct fixture *f, const struct dm_ini *ini, const char *file)
+{
+    struct dm_error err = DM_ERROR_INIT;
+    struct recording r;
+    fixture_expect_ok(fixture_sample(f, ini, true, &r, &err), &err);
+    int64_t n, n_kept, n_map, state = r.n * r.elements;
+    float *kept = fixture_tensor(file, "x_kept", &n);
+    float *steps = fixture_tensor(file, "steps_kept", &n_kept);
+    float *map = fixture_tensor(file, "timestep_map", &n_map);
+    assert_int_equal(n, n_kept * state);
+    assert_int_equal(n_map, r.n_steps);
+    for (int64_t i = 0; i < n_map; i++) /* ascending there */
+        assert_true(r.times[r.n_steps - 1 - i] == map[i]);
+    double error = 0;
+    for (int64_t i = 0; i < n_kept; i++) {
+        double e =
+            max_difference(r.states + ((int64_t)steps[i] + 1) * state, kept + i * state, state);
+        error = e > error ? e : error;
+    }
+    print_message("%s: %d steps, %.2e\n", file, r.n_steps, error);
+    free(kept);
+    free(steps);
+    free(map);
+    recording_free(&r);
+    return error;
+}
+
+static void set(struct dm_ini *ini, const char *fmt, const char *value)
+{
+    char text[4300];
+    struct dm_error err = DM_ERROR_INIT;
+    snprintf(text, sizeof text, "%s%s", fmt, value);
+    fixture_expect_ok(dm_ini_set(ini, text, &err), &err);
+}
+
+/* A folder's forward evaluation and its three chains; PyTorch's file is another way to the same
+ * numbers, so one evaluation of it will do. */
+static void check_chains(const char *text, const char *folder, const char *ddpm_file,
+                         const char *ddpm_sampler, const char *ddpm_steps)
+{
+    char name[128];
+    struct fixture f;
+    fixture_open(&f, 2, NULL);
+    snprintf(name, sizeof name, "%s/checkpoint.safetensors", folder);
+    const char *path = test_data(name);
+    snprintf(name, sizeof name, "%s/forward.safetensors", folder);
+    struct dm_ini *ini = describe(text, path, test_data(name));
+    assert_true(evaluate(&f, ini, test_data(name)) < 2e-5);
+
+    snprintf(name, sizeof name, "%s/%s.safetensors", folder, ddpm_file);
+    const char *file = test_data(name);
+    set(ini, "noise.file=", file);
+    set(ini, "sampler.use=", ddpm_sampler);
+    set(ini, "sample.steps=", ddpm_steps);
+    assert_true(replay_kept(&f, ini, file) < 1e-3);
+
+    static const char *const chains[][2] = {{"ddim", "0"}, {"ddim_eta", "0.7"}};
+    for (int i = 0; i < 2; i++) {
+        bool crawl = strstr(folder, "crawl") != NULL;
+        const char *kind = crawl ? (i ? "ddim20_eta" : "ddim20") : chains[i][0];
+        snprintf(name, sizeof name, "%s/%s.safetensors", folder, kind);
+        file = test_data(name);
+        set(ini, "noise.file=", file);
+        set(ini, "sampler.use=", "ddim");
+        set(ini, "sampler.ddim.eta=", chains[i][1]);
+        set(ini, "sample.steps=", "ddim20");
+        assert_true(replay_kept(&f, ini, file) < 1e-3);
+    }
+    dm_ini_destroy(ini);
+    fixture_close(&f);
+}
+
+static void check_pytorch_file(const char *text, const char *folder)
+{
+    char name[128];
+    struct fixture f;
+    fixture_open(&f, 2, NULL);
+    snprintf(name, sizeof name, "%s/checkpoint.pt", folder);
+    const char *path = test_data(name);
+    snprintf(name, sizeof name, "%s/forward.safetensors", folder);
+    struct dm_ini *ini = describe(text, path, NULL);
+    assert_true(evaluate(&f, ini, test_data(name)) < 2e-5);
+    dm_ini_destroy(ini);
+    fixture_close(&f);
+}
+
+static const char hybrid[] = "[schedule]\nuse = cosine\nsteps = 4000\n"
+                             "[network]\nuse = unet\n"
+                             "[network.unet]\nimage_size = 32\nnum_channels = 32\n"
+                             "num_res_blocks = 1\nlearn_sigma = true\n"
+                             "[sample]\nimages = 2\n";
+
+static void test_hybrid_32(void **state)
+{
+    check_chains(hybrid, "improved-diffusion/hybrid-32", "ddpm", "learned-sigma", "25");
+    check_pytorch_file(hybrid, "improved-diffusion/hybrid-32");
+}
+
+static void test_classcond_64(void **state)
+{
+    static const char text[] = "[schedule]\nuse = linear\nsteps = 1000\n"
+                               "[network]\nuse = unet\n"
+                               "[network.unet]\nimage_size = 64\nnum_channels = 32\n"
+                               "num_res_blocks = 1\nnum_heads = 1\n"
+                               "attention_resolutions = 16\nnum_classes = 10\n"
+                               "rescale_timesteps = false\nuse_scale_shift_norm = false\n"
+                               "[sample]\nimages = 2\nlabels = CLASSES\n";
+    char with_labels[sizeof text + 16];
+    int64_t n;
+    float *y =
+        fixture_tensor(test_data("improved-diffusion/classcond-64/ddpm.safetensors"), "y", &n);
+    assert_int_equal(n, 2);
+    snprintf(with_labels, sizeof with_labels, "%.*s%d,%d\n", (int)(strstr(text, "CLASSES") - text),
+             text, (int)y[0], (int)y[1]);
+    free(y);
+    check_chains(with_labels, "improved-diffusion/classcond-64", "ddpm", "ddpm", "25");
+}
+
+static void test_crawl_unet(void **state)
+{
+    static const char text[] = "[schedule]\nuse = cosine\nsteps = 1000\n"
+                               "[network]\nuse = unet\n"
+                               "[network.unet]\nimage_size = 32\nnum_channels = 32\n"
+                               "num_res_blocks = 1\nlearn_sigma = true\nnum_classes = 8\n"
+                               "[sample]\nimages = 4\nlabels = 1-4\n";
+    check_chains(text, "crawl-unet", "ddpm50", "learned-sigma", "50");
+    check_pytorch_file(text, "crawl-unet");
+}
+
 static const char sprites[] = "[schedule]\nuse = linear\nsteps = 500\n"
                               "[schedule.linear]\nbeta_start = 1e-4\nbeta_end = 0.02\n"
                               "indexing = one\n"
@@ -162,6 +293,9 @@ int main(void)
         cmocka_unit_test(test_two_moons),
         cmocka_unit_test(test_context_unet_from_safetensors),
         cmocka_unit_test(test_context_unet_from_pytorch),
+        cmocka_unit_test(test_hybrid_32),
+        cmocka_unit_test(test_classcond_64),
+        cmocka_unit_test(test_crawl_unet),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
