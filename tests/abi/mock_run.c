@@ -140,18 +140,44 @@ static demist_status emit(demist_run *run, int32_t i, demist_tensor *x, demist_t
     return DEMIST_OK;
 }
 
-void mock_run_init(struct mock_run *mock, int64_t n_images, int64_t n_elements, double mean,
-                   double std)
+static void make_grid(struct mock_run *mock, int32_t n)
 {
-    *mock = (struct mock_run){.mean = mean, .std = std, .times = {0.99, 0}};
+    size_t count = (size_t)n;
+    mock->times = calloc(count + 1, sizeof *mock->times);
+    mock->steps = calloc(count, sizeof *mock->steps);
+    mock->step_list = calloc(count, sizeof *mock->step_list);
+    if (!mock->times || !mock->steps || !mock->step_list)
+        abort();
+    for (int32_t i = 0; i <= n; i++)
+        mock->times[i] = 0.99 * (n - i) / n;
+    for (int32_t i = 0; i < n; i++) {
+        demist_step *step = &mock->steps[i];
+        double t = mock->times[i], t_next = mock->times[i + 1];
+        *step = DEMIST_INIT(demist_step);
+        step->time = t;
+        step->time_next = t_next;
+        step->signal = cos(half_pi * t);
+        step->noise = sin(half_pi * t);
+        step->signal_next = cos(half_pi * t_next);
+        step->noise_next = i + 1 < n ? sin(half_pi * t_next) : 0;
+        mock->step_list[i] = step;
+    }
+}
+
+void mock_run_init(struct mock_run *mock, int64_t n_images, int64_t n_elements, int32_t n_steps,
+                   double mean, double std)
+{
+    *mock = (struct mock_run){.mean = mean, .std = std};
+    make_grid(mock, n_steps);
     demist_run *run = &mock->run;
     *run = DEMIST_INIT(demist_run);
     run->internal = mock;
     run->n_images = n_images;
     run->rank = 1;
     run->shape[0] = run->n_elements = n_elements;
-    run->n_steps = 1;
+    run->n_steps = n_steps;
     run->time = mock->times;
+    run->step = mock->step_list;
     run->predict = predict;
     run->coeffs = coeffs;
     run->time_of = time_of;
@@ -172,6 +198,9 @@ void mock_run_finish(struct mock_run *mock)
         free(mock->tensors[i]);
     }
     free(mock->tensors);
+    free(mock->times);
+    free(mock->steps);
+    free(mock->step_list);
 }
 
 double mock_exact(const struct mock_run *mock, double t, double x)

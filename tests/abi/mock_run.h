@@ -15,12 +15,15 @@ struct mock_run {
     int n_emitted;
     demist_tensor **tensors; /* all that were made */
     int n_tensors;
-    double times[2];
+    double *times;
+    demist_step *steps;
+    const demist_step **step_list;
 };
 
-/* Cosine path: t in [0, 1], signal cos(πt/2), noise sin(πt/2). n_elements: of one image. */
-void mock_run_init(struct mock_run *mock, int64_t n_images, int64_t n_elements, double mean,
-                   double std);
+/* Cosine path: t in [0, 1], signal cos(πt/2), noise sin(πt/2); the grid has equal steps from 0.99
+ * to 0. n_elements: of one image. */
+void mock_run_init(struct mock_run *mock, int64_t n_images, int64_t n_elements, int32_t n_steps,
+                   double mean, double std);
 void mock_run_finish(struct mock_run *mock);
 
 /* A tensor that holds data [n_images][n_elements]; freed by mock_run_finish. */

@@ -24,7 +24,7 @@ static void sample_with(double tolerance, int64_t first, int64_t n, float *resul
     assert_int_equal(dm_host_init(&host, "sampler adaptive", NULL, NULL, NULL), DEMIST_OK);
     assert_int_equal(adaptive_vtable.create(&host.table, values, &self), DEMIST_OK);
     assert_int_equal(adaptive_vtable.needs(self), DEMIST_NEEDS_FRACTIONAL_TIMES);
-    mock_run_init(mock, n, ELEMENTS, 0.5, 0.25);
+    mock_run_init(mock, n, ELEMENTS, 1, 0.5, 0.25);
     demist_tensor *x = mock_tensor(mock, start + first * ELEMENTS);
     assert_int_equal(adaptive_vtable.sample(self, &mock->run, x), DEMIST_OK);
     memcpy(result, mock_data(x), (size_t)(n * ELEMENTS) * sizeof *result);
