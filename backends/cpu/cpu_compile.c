@@ -167,17 +167,17 @@ demist_status cpu_value_of(demist_program *p, const demist_node *node, struct cp
     return DEMIST_OK;
 }
 
-const float *cpu_data_of(demist_program *p, const demist_node *node, bool *pending)
+demist_status cpu_data_of(demist_program *p, const demist_node *node, const float **data,
+                          bool *pending)
 {
-    if (!cpu_is_fixed(node))
-        return NULL;
-    if (p->flags & DEMIST_COMPILE_FROZEN)
-        return node->data;
-    *pending = *pending || !node->data;
     struct cpu_view view = {.rank = 0};
-    if (cpu_value_of(p, node, &view) != DEMIST_OK)
-        return NULL;
-    return p->storages[view.storage].data;
+    *data = node->data;
+    if (p->flags & DEMIST_COMPILE_FROZEN)
+        return node->data ? DEMIST_OK : missing_data(p, node);
+    *pending = *pending || !node->data;
+    CPU_TRY(cpu_value_of(p, node, &view));
+    *data = p->storages[view.storage].data;
+    return DEMIST_OK;
 }
 
 /* --- where results go --- */
@@ -418,163 +418,6 @@ static demist_status add_view(demist_program *p, const demist_node *node)
     return DEMIST_OK;
 }
 
-/* --- what is supported --- */
-
-static bool only_moves(demist_op op)
-{
-    return op == DEMIST_OP_CAST || op == DEMIST_OP_RESHAPE || op == DEMIST_OP_TRANSPOSE ||
-           op == DEMIST_OP_SLICE || op == DEMIST_OP_CONCAT || op == DEMIST_OP_PAD ||
-           op == DEMIST_OP_EXPAND;
-}
-
-static bool type_fits(const demist_node *node, int32_t i)
-{
-    const demist_dtype dtype = node->inputs[i]->dtype;
-    if (only_moves(node->op))
-        return dtype == DEMIST_F32 || dtype == DEMIST_I32;
-    return dtype == (node->op == DEMIST_OP_EMBEDDING && i == 1 ? DEMIST_I32 : DEMIST_F32);
-}
-
-static const char *why_not(const demist_node *node)
-{
-    if (node->dtype != DEMIST_F32 && node->dtype != DEMIST_I32)
-        return "the cpu backend computes f32 and i32 values only";
-    if (strcmp(demist_op_name(node->op), "unknown") == 0)
-        return "the cpu backend does not know this op: it is older than the graph";
-    for (int32_t i = 0; i < node->n_inputs && node->op != DEMIST_OP_FUSED; i++)
-        if (!type_fits(node, i))
-            return "an input has an element type that the op does not take";
-    const bool product = node->op == DEMIST_OP_CONV2D || node->op == DEMIST_OP_CONV_TRANSPOSE2D ||
-                         node->op == DEMIST_OP_LINEAR;
-    if (product && demist_is_batched(node->inputs[1]))
-        return "weights that differ from image to image are for matmul";
-    if (node->op == DEMIST_OP_LINCOMB && node->n_inputs + 1 > CPU_MAX_OPERANDS)
-        return "lincomb takes 7 terms at most here";
-    const char *why = NULL;
-    if (node->op == DEMIST_OP_FUSED)
-        cpu_fuses(node, &why);
-    return why;
-}
-
-bool cpu_supports(demist_device *device, const demist_node *node, const char **why)
-{
-    (void)device;
-    *why = why_not(node);
-    return *why == NULL;
-}
-
-static bool same_shape(const demist_node *a, const demist_node *b)
-{
-    return a->rank == b->rank &&
-           memcmp(a->shape, b->shape, sizeof *a->shape * (size_t)a->rank) == 0;
-}
-
-static bool in_body(const demist_node *fused, const demist_node *node)
-{
-    for (int32_t i = 0; i < fused->n_body; i++)
-        if (fused->body[i] == node)
-            return true;
-    return false;
-}
-
-/* The operand of body[i] that is not the chain's: NULL unless body[i] is binary and its other
- * operand is body[i-1]. */
-static const demist_node *outer_operand(const demist_node *fused, int32_t i)
-{
-    const demist_node *node = fused->body[i];
-    if (node->op < DEMIST_OP_ADD || node->op > DEMIST_OP_LESS)
-        return NULL;
-    const demist_node *other = node->inputs[node->inputs[0] == fused->body[i - 1] ? 1 : 0];
-    return in_body(fused, other) ? NULL : other;
-}
-
-/* One value for a channel (axis 1), maybe another for each image. */
-static bool is_per_channel(const demist_node *operand, const demist_node *result)
-{
-    for (int32_t i = 0; i < operand->rank; i++) {
-        const int32_t axis = result->rank - operand->rank + i;
-        if (operand->shape[i] != 1 && axis != 1 && !(axis == 0 && demist_is_batched(operand)))
-            return false;
-    }
-    return true;
-}
-
-static bool is_unary(const demist_node *node)
-{
-    return node->op >= DEMIST_OP_NEG && node->op <= DEMIST_OP_CLAMP;
-}
-
-/* Whether body[i] can follow a product or a normalisation on its tile. */
-static bool follows(const demist_node *fused, int32_t i)
-{
-    const demist_node *node = fused->body[i], *first = fused->body[0];
-    const demist_node *operand = outer_operand(fused, i);
-    if (!same_shape(node, first) || (first->op == DEMIST_OP_LINEAR && first->rank > 4) ||
-        (first->op == DEMIST_OP_LAYER_NORM && first->rank > 4))
-        return false;
-    if (fused->attrs.fused.pattern == DEMIST_PATTERN_NORM && first->op != DEMIST_OP_LAYER_NORM) {
-        /* scale and shift take these; the activation comes last */
-        if (operand)
-            return is_per_channel(operand, node) &&
-                   (node->op == DEMIST_OP_MUL || node->op == DEMIST_OP_ADD ||
-                    node->op == DEMIST_OP_SUB);
-        return node->op == DEMIST_OP_AFFINE || node->op == DEMIST_OP_NEG ||
-               (cpu_is_activation(node->op) && i == fused->n_body - 1);
-    }
-    return is_unary(node) || operand;
-}
-
-/* A batch_norm behind a convolution goes into its weights if all of them are parameters. */
-static bool folds_norm(const demist_node *fused, int32_t i)
-{
-    const demist_node *norm = fused->body[i], *first = fused->body[0];
-    bool fixed = i == 1 && norm->op == DEMIST_OP_BATCH_NORM && norm->inputs[0] == first &&
-                 first->op != DEMIST_OP_LINEAR;
-    for (int32_t k = 1; k < norm->n_inputs; k++)
-        fixed = fixed && cpu_is_fixed(norm->inputs[k]);
-    for (int32_t k = 1; k < first->n_inputs; k++)
-        fixed = fixed && cpu_is_fixed(first->inputs[k]);
-    return fixed;
-}
-
-static bool first_fits(const demist_node *fused)
-{
-    const demist_node *first = fused->body[0];
-    switch (first->op) {
-    case DEMIST_OP_CONV2D:
-    case DEMIST_OP_CONV_TRANSPOSE2D:
-    case DEMIST_OP_LINEAR:
-        return fused->attrs.fused.pattern == DEMIST_PATTERN_PRODUCT;
-    case DEMIST_OP_GROUP_NORM:
-    case DEMIST_OP_BATCH_NORM:
-    case DEMIST_OP_LAYER_NORM:
-        return fused->attrs.fused.pattern == DEMIST_PATTERN_NORM;
-    default:
-        return fused->attrs.fused.pattern == DEMIST_PATTERN_ELEMENTWISE;
-    }
-}
-
-bool cpu_fuses(const demist_node *fused, const char **why)
-{
-    const bool elementwise = fused->attrs.fused.pattern == DEMIST_PATTERN_ELEMENTWISE;
-    *why = NULL;
-    for (int32_t i = 0; i < fused->n_body && !*why; i++)
-        *why = why_not(fused->body[i]);
-    if (!*why && (fused->n_inputs + 1 > CPU_MAX_OPERANDS || fused->n_body > CPU_MAX_POSTS))
-        *why = "too many inputs or ops for one loop";
-    if (!*why && !first_fits(fused))
-        *why = "not a pattern that is computed as one";
-    for (int32_t i = elementwise ? 0 : 1; i < fused->n_body && !*why; i++) {
-        const demist_node *node = fused->body[i];
-        const bool simple = is_unary(node) || node->op == DEMIST_OP_SELECT ||
-                            (node->op >= DEMIST_OP_ADD && node->op <= DEMIST_OP_LESS);
-        if (elementwise ? !(simple && same_shape(node, fused))
-                        : !(follows(fused, i) || folds_norm(fused, i)))
-            *why = "an op of the chain is not computed with the ones before it";
-    }
-    return *why == NULL;
-}
-
 /* --- compile --- */
 
 static demist_status add_fused(demist_program *p, const struct cpu_fused *f)
@@ -787,8 +630,8 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
                           "the cpu backend computes in f32 or strict precision only");
     for (int32_t i = 0; i < graph->n_nodes; i++) {
         const demist_node *node = graph->nodes[i];
-        const char *why = why_not(node);
-        if (why)
+        const char *why = NULL;
+        if (!cpu_supports(device, node, &why))
             return host->fail(host, DEMIST_UNSUPPORTED, "node '%s' (%s): %s", node->name,
                               demist_op_name(node->op), why);
     }
@@ -798,12 +641,16 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
 static demist_status alloc_tables(demist_program *p, const demist_graph *graph)
 {
     const size_t n = (size_t)graph->n_nodes + 1;
+    size_t name_bytes = 0;
+    for (int32_t i = 0; i < graph->n_nodes; i++)
+        name_bytes += strlen(graph->nodes[i]->name) + 1;
+    char *names = cpu_new(p, name_bytes + 1);
     p->n_values = graph->n_nodes;
     p->n_inputs = graph->n_inputs;
     p->n_outputs = graph->n_outputs;
     p->n_params = graph->n_params;
     p->n_scalars = graph->n_scalars;
-    if (!(p->values = cpu_new(p, n * sizeof *p->values)) ||
+    if (!names || !(p->values = cpu_new(p, n * sizeof *p->values)) ||
         !(p->input_nodes = cpu_new(p, n * sizeof *p->input_nodes)) ||
         !(p->output_nodes = cpu_new(p, ((size_t)graph->n_outputs + 1) * sizeof *p->output_nodes)) ||
         !(p->param_nodes = cpu_new(p, n * sizeof *p->param_nodes)) ||
@@ -813,9 +660,15 @@ static demist_status alloc_tables(demist_program *p, const demist_graph *graph)
         return DEMIST_NO_MEMORY;
     for (int32_t i = 0; i < graph->n_nodes; i++) {
         const demist_node *node = graph->nodes[i];
-        p->values[i] = (struct cpu_value){
-            .op = node->op, .rank = node->rank, .inside = -1, .param = -1, .ready = -1};
+        const size_t length = strlen(node->name) + 1;
+        p->values[i] = (struct cpu_value){.op = node->op,
+                                          .name = memcpy(names, node->name, length),
+                                          .rank = node->rank,
+                                          .inside = -1,
+                                          .param = -1,
+                                          .ready = -1};
         memcpy(p->values[i].shape, node->shape, sizeof node->shape);
+        names += length;
         p->profile[i] = DEMIST_INIT(demist_node_profile);
         p->profile[i].node = i;
         p->profiles[i] = &p->profile[i];

@@ -36,13 +36,12 @@ static demist_status check_buffer(const demist_program *p, int32_t node,
         bytes *= (size_t)value->shape[i];
     if (!buffer || buffer->device != p->device)
         return host_of(p)->fail(host_of(p), DEMIST_INVALID,
-                                "node %" PRId32 ": the buffer is missing or of another device",
-                                node);
+                                "node '%s': the buffer is missing or of another device",
+                                value->name);
     if (buffer->bytes < bytes)
         return host_of(p)->fail(host_of(p), DEMIST_INVALID,
-                                "node %" PRId32 ": its buffer has %zu bytes; %" PRId64
-                                " images take %zu",
-                                node, buffer->bytes, p->max_batch, bytes);
+                                "node '%s': its buffer has %zu bytes; %" PRId64 " images take %zu",
+                                value->name, buffer->bytes, p->max_batch, bytes);
     return DEMIST_OK;
 }
 
@@ -62,9 +61,8 @@ static demist_status check_buffers(const demist_program *p, demist_buffer *const
         for (int32_t k = 0; output && k < i; k++)
             if (buffers[k] == buffers[i])
                 return host->fail(host, DEMIST_INVALID,
-                                  "buffers %" PRId32 " and %" PRId32
-                                  " are the same; only inputs may share one",
-                                  k, i);
+                                  "node '%s': an output needs a buffer of its own",
+                                  p->values[p->output_nodes[i - p->n_inputs]].name);
     }
     return DEMIST_OK;
 }
@@ -144,7 +142,8 @@ static demist_status check_call(const demist_binding *b, const demist_scalar *sc
     for (int32_t i = 0; i < p->n_params; i++)
         if (!p->param_filled[i])
             return host->fail(host, DEMIST_INVALID,
-                              "parameter %" PRId32 " has no data: call update_params first", i);
+                              "parameter '%s' has no data: call update_params first",
+                              p->values[p->param_nodes[i]].name);
     return DEMIST_OK;
 }
 
@@ -177,14 +176,13 @@ demist_status cpu_execute(demist_queue *queue, demist_binding *binding,
         const double start = profile ? now() : 0;
         CPU_TRY(step->run(&run, step->op));
         if (profile) {
-            demist_node_profile *entry = &p->profile[step->node];
-            if (i == 0 || p->steps[i - 1].node != step->node)
-                entry->calls++;
-            entry->seconds += now() - start;
+            p->profile[step->node].seconds += now() - start;
         }
         if (binding->n_observers > 0)
             observe_after(&run, binding, i);
     }
+    for (int32_t i = 0; profile && i < p->n_values; i++)
+        p->profile[i].calls++;
     return DEMIST_OK;
 }
 

@@ -569,10 +569,11 @@ static demist_status plan_weights(demist_program *p, const struct cpu_fused *f,
         c->packed_view = (struct cpu_view){.storage = cpu_new_storage(p, false, floats)};
         return c->packed_view.storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
     }
-    c->weight = cpu_data_of(p, node->inputs[1], pending);
-    c->bias = has_bias ? cpu_data_of(p, node->inputs[2], pending) : NULL;
+    CPU_TRY(cpu_data_of(p, node->inputs[1], &c->weight, pending));
+    if (has_bias)
+        CPU_TRY(cpu_data_of(p, node->inputs[2], &c->bias, pending));
     for (int32_t i = 0; norm && i < 4; i++)
-        c->norm[i] = cpu_data_of(p, norm->inputs[i + 1], pending);
+        CPU_TRY(cpu_data_of(p, norm->inputs[i + 1], &c->norm[i], pending));
     if (norm)
         c->eps = norm->attrs.norm.eps;
     c->packed = cpu_new_floats(p, c->packed_floats);

@@ -75,6 +75,7 @@ struct cpu_step {
 
 struct cpu_value {
     demist_op op;
+    const char *name; /* the node's, for messages */
     int32_t rank;
     int64_t shape[DEMIST_MAX_RANK];
     bool defined;
@@ -208,9 +209,10 @@ void cpu_need_scratch(demist_program *p, int64_t floats);
 
 /* The value of a node as a view (copies parameters' data on first use). */
 demist_status cpu_value_of(demist_program *p, const demist_node *node, struct cpu_view *view);
-/* A parameter's or constant's data: until compile returns if FROZEN, else as long as the program;
- * NULL if it is neither, or has none yet (then *pending). */
-const float *cpu_data_of(demist_program *p, const demist_node *node, bool *pending);
+/* The data of a parameter or constant, valid until compile returns if FROZEN, else as long as the
+ * program; *pending becomes true if they come with a later update. */
+demist_status cpu_data_of(demist_program *p, const demist_node *node, const float **data,
+                          bool *pending);
 bool cpu_is_fixed(const demist_node *node);
 /* The node's result: a new storage, pixel-major (channels innermost, padded) or dense; or a place
  * in the concatenation that it goes to. */

@@ -5,7 +5,7 @@
 
 struct philox {
     demist_op op;
-    int32_t node;
+    const char *name;
     demist_attrs attrs;
     struct cpu_view to;
     int64_t elements;
@@ -54,12 +54,12 @@ static demist_status run_philox(struct cpu_run *run, const void *op)
     const int64_t images = f->to.batched ? run->images : 1;
     if (a->philox.per_image)
         call.image = run->scalars[a->philox.image_slot].u;
-    if (draw > UINT32_MAX || call.image > UINT32_MAX ||
-        (uint64_t)images - 1 > UINT32_MAX - call.image)
+    if (draw > UINT32_MAX || call.image >= DEMIST_IMAGE_SHARED ||
+        (uint64_t)images > DEMIST_IMAGE_SHARED - call.image)
         return run->host->fail(run->host, DEMIST_INVALID,
-                               "node %" PRId32 " (%s): draw %" PRIu64 ", images %" PRIu64
-                               " and on: draw numbers and image indices are below 2^32",
-                               f->node, demist_op_name(f->op), draw, call.image);
+                               "node '%s' (%s): draw %" PRIu64 ", images %" PRIu64 " and on: draw "
+                               "numbers are below 2^32, image indices below 2^32-1",
+                               f->name, demist_op_name(f->op), draw, call.image);
     cpu_parallel(run, images * cpu_ceil(f->elements, CHUNK), philox_task, &call,
                  (double)images * (double)f->elements * 16);
     return DEMIST_OK;
@@ -76,7 +76,7 @@ demist_status cpu_add_philox(demist_program *p, const demist_node *node)
     if (!f)
         return DEMIST_NO_MEMORY;
     f->op = node->op;
-    f->node = node->id;
+    f->name = p->values[node->id].name;
     f->attrs = node->attrs;
     f->elements = demist_elements(node);
     CPU_TRY(cpu_result_dense(p, node, &f->to));

@@ -183,10 +183,11 @@ static demist_status run_embedding(struct cpu_run *run, const void *op)
             memcpy(&id, cpu_at(run, &e->ids) + starts[0] + i * e->nest.stride[0][inner], sizeof id);
             if (id < 0 || id >= e->table.shape[0])
                 return run->host->fail(run->host, DEMIST_INVALID,
-                                       "node '%s' (embedding): id %" PRId32
+                                       "node '%s' (embedding): id %" PRId32 " at position %" PRId64
                                        " is outside its table of %" PRId64
                                        " rows: give ids from 0 to %" PRId64,
-                                       e->name, id, e->table.shape[0], e->table.shape[0] - 1);
+                                       e->name, id, row * e->nest.size[inner] + i,
+                                       e->table.shape[0], e->table.shape[0] - 1);
             const float *from = cpu_at(run, &e->table) + id * e->table.stride[0];
             float *to = cpu_at(run, &e->to) + starts[1] + i * e->nest.stride[1][inner];
             memcpy(to, from, (size_t)width * sizeof *to);
@@ -198,10 +199,9 @@ static demist_status run_embedding(struct cpu_run *run, const void *op)
 demist_status cpu_add_embedding(demist_program *p, const demist_node *node)
 {
     struct embedding *e = cpu_new(p, sizeof *e);
-    char *name = cpu_new(p, strlen(node->name) + 1);
-    if (!e || !name)
+    if (!e)
         return DEMIST_NO_MEMORY;
-    e->name = memcpy(name, node->name, strlen(node->name));
+    e->name = p->values[node->id].name;
     CPU_TRY(cpu_value_of(p, node->inputs[0], &e->table));
     CPU_TRY(cpu_need_rows(p, node->id, &e->table));
     CPU_TRY(cpu_value_of(p, node->inputs[1], &e->ids));

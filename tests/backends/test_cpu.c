@@ -1,0 +1,547 @@
+/* What only the CPU backend promises: every level of the instruction set that the machine has gives
+ * networks within their bound, the same bits for any threads and batch, functions within a few ulp,
+ * Winograd within 8e-6, and in strict precision no more than three times a chain's error. Levels
+ * that the machine lacks are named and skipped. */
+#include "testing.h"
+
+#include "harness.h"
+#include "passes.h"
+#include "unet_graph.h"
+
+#include "../../backends/cpu/cpu_program.h"
+
+#include <float.h>
+#include <math.h>
+
+extern const demist_plugin demist_plugin_v1_backend_cpu, demist_plugin_v1_backend_reference;
+
+static const char *const levels[] = {"generic", "avx2", "avx512"};
+enum { LEVELS = 3, BATCH = 5 };
+
+/* A small network with all that the large one has. */
+static const struct unet_shape small = {16, 32, 1, {1, 2, 3}, 3, 8 | 4, 2, 6};
+
+/* --- levels --- */
+
+/* False, with the reason printed, where the machine lacks the level. */
+static bool open_level(struct harness *h, int level, int threads)
+{
+    char option[32];
+    snprintf(option, sizeof option, "isa = %s", levels[level]);
+    if (harness_try_open(h, &demist_plugin_v1_backend_cpu, threads, (const char *[]){option, NULL}))
+        return true;
+    print_message("skipped: %s\n", h->error.text);
+    harness_close(h);
+    return false;
+}
+
+static void test_a_forced_level_is_used_or_refused_with_a_reason(void **state)
+{
+    for (int i = 0; i < LEVELS; i++) {
+        struct harness h;
+        const char *why = NULL;
+        const struct cpu_kernels *kernels = cpu_find_kernels(levels[i], &why);
+        if (open_level(&h, i, 1)) {
+            assert_contains(h.vtable->device_info(h.device)->detail, levels[i]);
+            assert_string_equal(kernels->name, levels[i]);
+            harness_close(&h);
+        } else {
+            assert_null(kernels);
+            assert_non_null(why);
+        }
+    }
+}
+
+/* --- functions --- */
+
+struct function {
+    const char *name;
+    demist_op op;
+    long double (*exact)(long double);
+    double lo, hi, ulp;
+};
+
+static long double exact_sigmoid(long double x)
+{
+    return 1 / (1 + expl(-x));
+}
+
+static long double exact_silu(long double x)
+{
+    return x / (1 + expl(-x));
+}
+
+static long double exact_gelu(long double x)
+{
+    return 0.5L * x * erfcl(-x * 0.70710678118654752440084436210484904L);
+}
+
+/* In units of the last place of the exact value, at least of the smallest normal float. */
+static double ulps(float got, long double exact)
+{
+    const float nearest = (float)exact;
+    if (got == nearest || (isnan(got) && isnan(nearest)))
+        return 0;
+    int exponent;
+    frexpl(exact, &exponent);
+    const int last = exponent - 24 > -149 ? exponent - 24 : -149;
+    return (double)(fabsl((long double)got - exact) / ldexpl(1, last));
+}
+
+static double worst(const struct cpu_kernels *k, const struct function *f)
+{
+    enum { N = 40000 };
+    static float x[N], y[N];
+    uint32_t r = 1;
+    for (int i = 0; i < N; i++) {
+        r = r * 1664525 + 1013904223;
+        const double u = r * 0x1p-32;
+        x[i] = (float)(f->lo + u * (f->hi - f->lo)); /* evenly, and towards zero */
+        if (i % 2 == 0)
+            x[i] *= (float)pow(2, -60.0 * i / N);
+    }
+    k->unary(f->op, N, y, x, 0, 0);
+    double most = 0;
+    for (int i = 0; i < N; i++)
+        most = fmax(most, ulps(y[i], f->exact((long double)x[i])));
+    return most;
+}
+
+static void test_functions_are_within_a_few_ulp(void **state)
+{
+    static const struct function functions[] = {
+        {"exp", DEMIST_OP_EXP, expl, -110, 89.5, 1.5},
+        {"log", DEMIST_OP_LOG, logl, 0, 3e38, 1.5},
+        {"log near 1", DEMIST_OP_LOG, logl, 0.5, 2, 1.5},
+        {"tanh", DEMIST_OP_TANH, tanhl, -12, 12, 2.5},
+        {"erf", DEMIST_OP_ERF, erfl, -6, 6, 2},
+        {"sigmoid", DEMIST_OP_SIGMOID, exact_sigmoid, -87, 20, 2.5},
+        {"silu", DEMIST_OP_SILU, exact_silu, -80, 40, 3},
+        /* relative to the whole range's accuracy, not to the vanishing left tail's */
+        {"gelu", DEMIST_OP_GELU, exact_gelu, -2, 20, 8},
+        {"sin", DEMIST_OP_SIN, sinl, -1e4, 1e4, 0.51},
+        {"cos", DEMIST_OP_COS, cosl, -1e4, 1e4, 0.51},
+        {"sin of large numbers", DEMIST_OP_SIN, sinl, -3e38, 3e38, 0.51},
+        {"cos of large numbers", DEMIST_OP_COS, cosl, -1e9, 1e9, 0.51},
+    };
+    for (int i = 0; i < LEVELS; i++) {
+        const char *why;
+        const struct cpu_kernels *k = cpu_find_kernels(levels[i], &why);
+        if (!k) {
+            print_message("skipped: %s: %s\n", levels[i], why);
+            continue;
+        }
+        for (size_t f = 0; f < sizeof functions / sizeof *functions; f++) {
+            const double most = worst(k, &functions[f]);
+            if (!(most <= functions[f].ulp))
+                fail_msg("%s, %s: %.2f ulp, the bound is %.2f", levels[i], functions[f].name, most,
+                         functions[f].ulp);
+        }
+    }
+}
+
+static void test_functions_keep_limits_and_nan(void **state)
+{
+    static const struct {
+        demist_op op;
+        float x, y;
+    } points[] = {
+        {DEMIST_OP_EXP, INFINITY, INFINITY}, {DEMIST_OP_EXP, -INFINITY, 0},
+        {DEMIST_OP_EXP, NAN, NAN},           {DEMIST_OP_EXP, 0, 1},
+        {DEMIST_OP_LOG, 0, -INFINITY},       {DEMIST_OP_LOG, -1, NAN},
+        {DEMIST_OP_LOG, INFINITY, INFINITY}, {DEMIST_OP_LOG, NAN, NAN},
+        {DEMIST_OP_TANH, INFINITY, 1},       {DEMIST_OP_TANH, -INFINITY, -1},
+        {DEMIST_OP_TANH, NAN, NAN},          {DEMIST_OP_ERF, INFINITY, 1},
+        {DEMIST_OP_ERF, -INFINITY, -1},      {DEMIST_OP_ERF, NAN, NAN},
+        {DEMIST_OP_SIGMOID, -INFINITY, 0},   {DEMIST_OP_SIGMOID, INFINITY, 1},
+        {DEMIST_OP_SIGMOID, NAN, NAN},       {DEMIST_OP_RELU, NAN, NAN},
+        {DEMIST_OP_RELU, -INFINITY, 0},      {DEMIST_OP_SILU, INFINITY, INFINITY},
+        {DEMIST_OP_SILU, NAN, NAN},          {DEMIST_OP_GELU, INFINITY, INFINITY},
+        {DEMIST_OP_GELU, NAN, NAN},          {DEMIST_OP_SIN, INFINITY, NAN},
+        {DEMIST_OP_COS, NAN, NAN},           {DEMIST_OP_COS, 0, 1},
+        {DEMIST_OP_SQRT, -1, NAN},           {DEMIST_OP_SIN, 0, 0},
+    };
+    for (int i = 0; i < LEVELS; i++) {
+        const char *why;
+        const struct cpu_kernels *k = cpu_find_kernels(levels[i], &why);
+        for (size_t j = 0; k && j < sizeof points / sizeof *points; j++)
+            for (int n = 1; n <= CPU_MAX_VW + 1; n += CPU_MAX_VW) { /* a rest, a vector */
+                float x[CPU_MAX_VW + 1];
+                for (int e = 0; e < n; e++)
+                    x[e] = points[j].x;
+                k->unary(points[j].op, n, x, x, 0, 0);
+                if (!(x[0] == points[j].y || (isnan(x[0]) && isnan(points[j].y))))
+                    fail_msg("%s: %s(%g) = %g", levels[i], demist_op_name(points[j].op),
+                             (double)points[j].x, (double)x[0]);
+            }
+    }
+}
+
+/* --- convolutions --- */
+
+static float *uniform(int64_t n, double scale)
+{
+    static uint32_t r = 1;
+    float *x = malloc((size_t)n * sizeof *x);
+    assert_non_null(x);
+    for (int64_t i = 0; i < n; i++) {
+        r = r * 1664525 + 1013904223;
+        x[i] = (float)(scale * (int32_t)r * 0x1p-31);
+    }
+    return x;
+}
+
+struct conv_case {
+    int64_t in, out, h, w;
+};
+
+struct conv {
+    struct conv_case c;
+    float *x, *w, *b;
+    struct dm_graph *graph;
+};
+
+static void conv_init(struct conv *v, struct conv_case c)
+{
+    struct dm_error err = DM_ERROR_INIT;
+    const int64_t xs[4] = {DEMIST_BATCH, c.in, c.h, c.w}, ws[4] = {c.out, c.in, 3, 3};
+    *v = (struct conv){.c = c,
+                       .x = uniform(2 * c.in * c.h * c.w, 1),
+                       .w = uniform(c.out * c.in * 9, sqrt(3 / (9.0 * (double)c.in))),
+                       .b = uniform(c.out, 0.1)};
+    assert_int_equal(dm_graph_create("conv", NULL, &v->graph, &err), DEMIST_OK);
+    demist_builder *b = dm_graph_builder(v->graph);
+    const demist_node *x = b->input(b, "x", DEMIST_ROLE_X, DEMIST_F32, 4, xs);
+    const demist_node *w = b->constant(b, DEMIST_F32, 4, ws, v->w);
+    const demist_node *bias = b->constant(b, DEMIST_F32, 1, &c.out, v->b);
+    b->output(b, "out", demist_conv2d(b, x, w, bias, 1, 1));
+    assert_int_equal(dm_graph_finish(v->graph, &err), DEMIST_OK);
+}
+
+static void conv_finish(struct conv *v)
+{
+    dm_graph_destroy(v->graph);
+    free(v->x);
+    free(v->w);
+    free(v->b);
+}
+
+/* One output in float64, and by one chain of fused float32 steps. */
+static double conv_at(const struct conv *v, int64_t o, int64_t y, int64_t x, float *chain)
+{
+    double sum = v->b[o];
+    *chain = v->b[o];
+    for (int64_t k = 0; k < v->c.in * 9; k++) {
+        const int64_t yy = y + k % 9 / 3 - 1, xx = x + k % 3 - 1;
+        if (yy < 0 || yy >= v->c.h || xx < 0 || xx >= v->c.w)
+            continue;
+        const float a = v->x[(k / 9 * v->c.h + yy) * v->c.w + xx], w = v->w[o * v->c.in * 9 + k];
+        sum += (double)a * w;
+        *chain = fmaf(a, w, *chain);
+    }
+    return sum;
+}
+
+struct errors {
+    double ours, chain; /* largest, in units of the largest result */
+};
+
+/* Of image 0, at many outputs. */
+static struct errors conv_errors(const struct conv *v, const float *out)
+{
+    const int64_t n = v->c.out * v->c.h * v->c.w, step = 1 + n / 4000;
+    struct errors e = {0, 0};
+    double largest = 0;
+    for (int64_t i = 0; i < n; i += step) {
+        float chain;
+        const double exact =
+            conv_at(v, i / v->c.w / v->c.h, i / v->c.w % v->c.h, i % v->c.w, &chain);
+        largest = fmax(largest, fabs(exact));
+        e.ours = fmax(e.ours, fabs(exact - out[i]));
+        e.chain = fmax(e.chain, fabs(exact - chain));
+    }
+    e.ours /= largest;
+    e.chain /= largest;
+    return e;
+}
+
+static const struct conv_case conv_cases[] = {
+    {64, 32, 32, 32}, {256, 48, 16, 16}, {512, 32, 8, 8},  {384, 33, 16, 16},
+    {256, 32, 4, 4},  {32, 40, 13, 17},  {17, 16, 12, 12}, {128, 64, 7, 9},
+};
+
+static void test_fast_convolutions_are_within_8e6(void **state)
+{
+    for (int i = 0; i < LEVELS; i++) {
+        struct harness h;
+        if (!open_level(&h, i, 2))
+            continue;
+        for (size_t k = 0; k < sizeof conv_cases / sizeof *conv_cases; k++) {
+            struct conv v;
+            conv_init(&v, conv_cases[k]);
+            float *out = harness_run(&h, dm_graph_view(v.graph), 2, DEMIST_PRECISION_F32,
+                                     DEMIST_COMPILE_FROZEN, (const void *[]){v.x}, NULL, 2);
+            const struct errors e = conv_errors(&v, out);
+            if (!(e.ours <= 8e-6))
+                fail_msg("%s, %d -> %d at %d x %d: %.2e of the largest result", levels[i],
+                         (int)v.c.in, (int)v.c.out, (int)v.c.h, (int)v.c.w, e.ours);
+            free(out);
+            conv_finish(&v);
+        }
+        harness_close(&h);
+    }
+}
+
+static void test_strict_convolutions_are_as_good_as_a_chain(void **state)
+{
+    for (int i = 0; i < LEVELS; i++) {
+        struct harness h;
+        if (!open_level(&h, i, 2))
+            continue;
+        for (size_t k = 0; k < sizeof conv_cases / sizeof *conv_cases; k++) {
+            struct conv v;
+            conv_init(&v, conv_cases[k]);
+            float *out = harness_run(&h, dm_graph_view(v.graph), 2, DEMIST_PRECISION_STRICT,
+                                     DEMIST_COMPILE_FROZEN, (const void *[]){v.x}, NULL, 2);
+            const struct errors e = conv_errors(&v, out);
+            if (!(e.ours <= 3 * e.chain))
+                fail_msg("%s, %d -> %d at %d x %d: %.2e, a chain has %.2e", levels[i], (int)v.c.in,
+                         (int)v.c.out, (int)v.c.h, (int)v.c.w, e.ours, e.chain);
+            free(out);
+            conv_finish(&v);
+        }
+        harness_close(&h);
+    }
+}
+
+/* --- networks --- */
+
+struct network {
+    struct dm_graph *graph;
+    void *weights;
+    float *x, *t;
+};
+
+static int setup(void **state)
+{
+    static struct network n;
+    n.graph = unet_graph(&small, &n.weights);
+    n.x = uniform(BATCH * 3 * 16 * 16, 1.5);
+    n.t = uniform(BATCH, 500);
+    *state = &n;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct network *n = *state;
+    dm_graph_destroy(n->graph);
+    unet_release(n->weights);
+    free(n->x);
+    free(n->t);
+    return 0;
+}
+
+static bool supports(void *user, const demist_node *node, const char **why)
+{
+    const struct harness *h = user;
+    return h->vtable->supports(h->device, node, why);
+}
+
+static struct dm_lowered lower(const struct network *n, struct harness *h)
+{
+    struct dm_lowered lowered = {0};
+    struct dm_error err = DM_ERROR_INIT;
+    const struct dm_lower_options options = {.frozen = true, .supports = supports, .user = h};
+    if (dm_graph_lower(n->graph, &options, &lowered, &err) != DEMIST_OK)
+        fail_msg("%s", err.text);
+    return lowered;
+}
+
+static float *evaluate(const struct network *n, struct harness *h, const demist_graph *graph,
+                       demist_precision precision, int64_t max_batch, int64_t images, int64_t first)
+{
+    const void *inputs[] = {n->x + first * 3 * 16 * 16, n->t + first};
+    return harness_run(h, graph, max_batch, precision, DEMIST_COMPILE_FROZEN, inputs, NULL, images);
+}
+
+enum { OUT = 6 * 16 * 16 };
+
+static void test_networks_agree_with_the_reference(void **state)
+{
+    const struct network *n = *state;
+    struct harness reference;
+    harness_open(&reference, &demist_plugin_v1_backend_reference, 2, NULL);
+    float *wanted =
+        evaluate(n, &reference, dm_graph_view(n->graph), DEMIST_PRECISION_STRICT, BATCH, BATCH, 0);
+    double largest = 0;
+    for (int i = 0; i < BATCH * OUT; i++)
+        largest = fmax(largest, fabs((double)wanted[i]));
+    for (int i = 0; i < LEVELS; i++) {
+        struct harness h;
+        if (!open_level(&h, i, 2))
+            continue;
+        struct dm_lowered lowered = lower(n, &h);
+        for (int k = 0; k < 4; k++) {
+            const demist_graph *graph = dm_graph_view(k % 2 ? lowered.graph : n->graph);
+            float *out = evaluate(n, &h, graph, (demist_precision)(k / 2), BATCH, BATCH, 0);
+            double error = 0;
+            for (int e = 0; e < BATCH * OUT; e++)
+                error = fmax(error, fabs((double)out[e] - wanted[e]));
+            if (!(error <= 2e-5 * largest))
+                fail_msg("%s, %s, %s: off by %.2e of the largest result", levels[i],
+                         k % 2 ? "lowered" : "as built", k / 2 ? "strict" : "f32", error / largest);
+            free(out);
+        }
+        dm_graph_destroy(lowered.graph);
+        harness_close(&h);
+    }
+    free(wanted);
+    harness_close(&reference);
+}
+
+static void test_networks_do_not_depend_on_threads_or_batch(void **state)
+{
+    const struct network *n = *state;
+    for (int i = 0; i < LEVELS; i++) {
+        struct harness one, many;
+        if (!open_level(&one, i, 1))
+            continue;
+        open_level(&many, i, 5);
+        struct dm_lowered lowered = lower(n, &one);
+        const demist_graph *graph = dm_graph_view(lowered.graph);
+        float *all = evaluate(n, &one, graph, DEMIST_PRECISION_F32, BATCH, BATCH, 0);
+        for (int image = 0; image < BATCH; image += 2)
+            for (int batch = 1; batch <= BATCH; batch += BATCH - 1) {
+                float *alone = evaluate(n, &many, graph, DEMIST_PRECISION_F32, batch, 1, image);
+                if (memcmp(alone, all + image * OUT, OUT * sizeof *all) != 0)
+                    fail_msg("%s: image %d alone (largest batch %d) differs", levels[i], image,
+                             batch);
+                free(alone);
+            }
+        free(all);
+        dm_graph_destroy(lowered.graph);
+        harness_close(&one);
+        harness_close(&many);
+    }
+}
+
+/* Views, parts of concatenations and fused nodes are seen as what they are. */
+static void test_every_value_of_a_network_can_be_observed(void **state)
+{
+    const struct network *n = *state;
+    struct harness reference, h;
+    struct harness_program p[2];
+    const demist_graph *g = dm_graph_view(n->graph);
+    harness_open(&reference, &demist_plugin_v1_backend_reference, 2, NULL);
+    harness_open(&h, &demist_plugin_v1_backend_cpu, 2, NULL);
+    struct harness *both[] = {&reference, &h};
+    demist_buffer **watched[2];
+    for (int k = 0; k < 2; k++) {
+        harness_compile(both[k], g, 2, DEMIST_PRECISION_F32, DEMIST_COMPILE_OBSERVE, &p[k]);
+        watched[k] = calloc((size_t)g->n_nodes, sizeof(demist_buffer *));
+        harness_set(&p[k], 0, n->x, 2);
+        harness_set(&p[k], 1, n->t, 2);
+        for (int32_t i = 0; i < g->n_nodes; i++) {
+            int32_t inside;
+            assert_int_equal(both[k]->vtable->observability(p[k].program, i, &inside),
+                             DEMIST_OBSERVE_MATERIALISED);
+            HARNESS_OK(both[k], buffer_create,
+                       (both[k]->device, harness_bytes(g->nodes[i], 2), &watched[k][i]));
+            HARNESS_OK(both[k], observe, (p[k].binding, i, watched[k][i]));
+        }
+        harness_execute(&p[k], NULL, 2);
+    }
+    for (int32_t i = 0; i < g->n_nodes; i++) {
+        const size_t bytes = harness_bytes(g->nodes[i], 2);
+        float *wanted = harness_read(&reference, watched[0][i], bytes);
+        float *got = harness_read(&h, watched[1][i], bytes);
+        double largest = 0, error = 0;
+        for (size_t e = 0; e < bytes / 4; e++) {
+            largest = fmax(largest, fabs((double)wanted[e]));
+            error = fmax(error, fabs((double)got[e] - wanted[e]));
+        }
+        if (!(error <= 1e-4 * largest))
+            fail_msg("%s: off by %.2e of %.2e", g->nodes[i]->name, error, largest);
+        free(wanted);
+        free(got);
+        reference.vtable->buffer_destroy(watched[0][i]);
+        h.vtable->buffer_destroy(watched[1][i]);
+    }
+    float *out = harness_get(&p[1], 0, 2);
+    float *plain = evaluate(n, &h, g, DEMIST_PRECISION_F32, 2, 2, 0);
+    assert_memory_equal(out, plain, 2 * OUT * sizeof *out);
+    free(out);
+    free(plain);
+    for (int k = 0; k < 2; k++) {
+        free(watched[k]);
+        harness_program_finish(&p[k]);
+        harness_close(both[k]);
+    }
+}
+
+/* Training packs anew what it has changed. */
+static void test_networks_with_mutable_parameters_give_the_same_bits(void **state)
+{
+    const struct network *n = *state;
+    struct harness h;
+    struct harness_program p;
+    const demist_graph *g = dm_graph_view(n->graph);
+    harness_open(&h, &demist_plugin_v1_backend_cpu, 2, NULL);
+    float *wanted = evaluate(n, &h, g, DEMIST_PRECISION_F32, 1, 1, 0);
+    harness_compile(&h, g, 1, DEMIST_PRECISION_F32, 0, &p);
+    harness_set(&p, 0, n->x, 1);
+    harness_set(&p, 1, n->t, 1);
+    for (int round = 0; round < 2; round++) {
+        for (int32_t i = 0; i < g->n_params; i++) {
+            const int64_t elements = demist_elements(g->params[i]);
+            float *zeros = calloc((size_t)elements, sizeof *zeros);
+            const void *data[] = {round == 0 ? (const void *)zeros : g->params[i]->data};
+            HARNESS_OK(&h, update_params, (h.queue, p.program, 1, &i, data));
+            free(zeros);
+        }
+        harness_execute(&p, NULL, 1);
+        float *out = harness_get(&p, 0, 1);
+        if (round == 0)
+            for (int i = 0; i < OUT; i++)
+                assert_true(out[i] == 0);
+        else
+            assert_memory_equal(out, wanted, OUT * sizeof *out);
+        free(out);
+    }
+    free(wanted);
+    harness_program_finish(&p);
+    harness_close(&h);
+}
+
+static void test_the_proposed_fusions_are_taken(void **state)
+{
+    const struct network *n = *state;
+    struct harness h;
+    harness_open(&h, &demist_plugin_v1_backend_cpu, 2, NULL);
+    struct dm_lowered lowered = lower(n, &h);
+    const demist_graph *g = dm_graph_view(lowered.graph);
+    int fused = 0;
+    for (int32_t i = 0; i < g->n_nodes; i++)
+        fused += g->nodes[i]->op == DEMIST_OP_FUSED;
+    assert_true(fused > 20); /* the core's proposals are taken */
+    dm_graph_destroy(lowered.graph);
+    harness_close(&h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_forced_level_is_used_or_refused_with_a_reason),
+        cmocka_unit_test(test_functions_are_within_a_few_ulp),
+        cmocka_unit_test(test_functions_keep_limits_and_nan),
+        cmocka_unit_test(test_fast_convolutions_are_within_8e6),
+        cmocka_unit_test(test_strict_convolutions_are_as_good_as_a_chain),
+        cmocka_unit_test(test_networks_agree_with_the_reference),
+        cmocka_unit_test(test_networks_do_not_depend_on_threads_or_batch),
+        cmocka_unit_test(test_every_value_of_a_network_can_be_observed),
+        cmocka_unit_test(test_networks_with_mutable_parameters_give_the_same_bits),
+        cmocka_unit_test(test_the_proposed_fusions_are_taken),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
