@@ -4,9 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <cJSON.h>
-
-#include "number.h"
+#include "jsonout.h"
 #include "schema.h"
 
 /* --- text --- */
@@ -94,60 +92,11 @@ void dm_class_print_ini(struct dm_text *out, const struct dm_class *class)
 
 /* --- JSON --- */
 
-/* cJSON returns NULL without memory, from everything that is handed NULL too: one look at the
- * printed text is enough, but an item that could not be added would be lost. `ok` remembers. */
-static void put(cJSON *object, const char *key, cJSON *item, bool *ok)
-{
-    if (!item || !cJSON_AddItemToObject(object, key, item)) {
-        cJSON_Delete(item);
-        *ok = false;
-    }
-}
-
-static void put_text(cJSON *object, const char *key, const char *text, bool *ok)
-{
-    put(object, key, text ? cJSON_CreateString(text) : cJSON_CreateNull(), ok);
-}
-
-static void put_number(cJSON *object, const char *key, double number, bool *ok)
-{
-    char text[DM_DOUBLE_TEXT];
-    put(object, key, cJSON_CreateRaw(dm_format_double(number, text)), ok);
-}
-
-static cJSON *put_array(cJSON *object, const char *key, bool *ok)
-{
-    cJSON *array = cJSON_CreateArray();
-    put(object, key, array, ok);
-    return *ok ? array : NULL;
-}
-
-/* A new object at the array's end; NULL without memory. */
-static cJSON *append_object(cJSON *array, bool *ok)
-{
-    cJSON *object = array ? cJSON_CreateObject() : NULL;
-    if (!object || !cJSON_AddItemToArray(array, object)) {
-        cJSON_Delete(object);
-        *ok = false;
-        return NULL;
-    }
-    return object;
-}
-
-static void append_text(cJSON *array, const char *text, bool *ok)
-{
-    cJSON *item = array ? cJSON_CreateString(text) : NULL;
-    if (!item || !cJSON_AddItemToArray(array, item)) {
-        cJSON_Delete(item);
-        *ok = false;
-    }
-}
-
 static void put_version(cJSON *object, const char *key, uint32_t epoch, uint32_t minor, bool *ok)
 {
     char text[32];
     snprintf(text, sizeof text, "%u.%u", (unsigned)epoch, (unsigned)minor);
-    put_text(object, key, text, ok);
+    dm_json_put_text(object, key, text, ok);
 }
 
 static const char *type_name(demist_option_type type)
@@ -158,73 +107,74 @@ static const char *type_name(demist_option_type type)
 
 static void put_option(cJSON *options, const demist_option *option, bool *ok)
 {
-    cJSON *object = append_object(options, ok);
+    cJSON *object = dm_json_append_object(options, ok);
     if (!object)
         return;
-    put_text(object, "key", option->key, ok);
-    put_text(object, "doc", option->doc, ok);
-    put_text(object, "type", type_name(option->type), ok);
-    put_text(object, "default", dm_schema_default(option), ok);
-    put(object, "required", cJSON_CreateBool(option->flags & DEMIST_OPTION_REQUIRED), ok);
-    put(object, "auto", cJSON_CreateBool(option->flags & DEMIST_OPTION_AUTO), ok);
-    put(object, "list", cJSON_CreateBool(option->flags & DEMIST_OPTION_LIST), ok);
+    dm_json_put_text(object, "key", option->key, ok);
+    dm_json_put_text(object, "doc", option->doc, ok);
+    dm_json_put_text(object, "type", type_name(option->type), ok);
+    dm_json_put_text(object, "default", dm_schema_default(option), ok);
+    dm_json_put(object, "required", cJSON_CreateBool(option->flags & DEMIST_OPTION_REQUIRED), ok);
+    dm_json_put(object, "auto", cJSON_CreateBool(option->flags & DEMIST_OPTION_AUTO), ok);
+    dm_json_put(object, "list", cJSON_CreateBool(option->flags & DEMIST_OPTION_LIST), ok);
     if (option->has_range && option->min > -HUGE_VAL)
-        put_number(object, "min", option->min, ok);
+        dm_json_put_number(object, "min", option->min, ok);
     if (option->has_range && option->max < HUGE_VAL)
-        put_number(object, "max", option->max, ok);
+        dm_json_put_number(object, "max", option->max, ok);
     if (option->type == DEMIST_OPTION_ENUM) {
-        cJSON *choices = put_array(object, "choices", ok);
+        cJSON *choices = dm_json_put_array(object, "choices", ok);
         for (size_t i = 0; option->choices[i]; i++)
-            append_text(choices, option->choices[i], ok);
+            dm_json_append_text(choices, option->choices[i], ok);
     }
 }
 
 static void fill_class(cJSON *object, const struct dm_class *class, bool *ok)
 {
     const demist_plugin *desc = &class->plugin->desc;
-    put_text(object, "kind", dm_kind_name(class->kind), ok);
-    put_text(object, "name", class->name, ok);
-    put_text(object, "doc", class->doc, ok);
-    put_text(object, "file", class->plugin->file, ok);
-    put_text(object, "id", desc->id, ok);
-    put_text(object, "version", desc->version, ok);
-    put_text(object, "license", desc->license, ok);
-    put_text(object, "url", desc->url, ok);
+    dm_json_put_text(object, "kind", dm_kind_name(class->kind), ok);
+    dm_json_put_text(object, "name", class->name, ok);
+    dm_json_put_text(object, "doc", class->doc, ok);
+    dm_json_put_text(object, "file", class->plugin->file, ok);
+    dm_json_put_text(object, "id", desc->id, ok);
+    dm_json_put_text(object, "version", desc->version, ok);
+    dm_json_put_text(object, "license", desc->license, ok);
+    dm_json_put_text(object, "url", desc->url, ok);
     put_version(object, "abi", desc->abi_epoch, desc->abi_minor, ok);
     put_version(object, "abi_needed", desc->abi_epoch, desc->abi_minor_needed, ok);
-    cJSON *shadows = put_array(object, "shadows", ok);
+    cJSON *shadows = dm_json_put_array(object, "shadows", ok);
     for (size_t i = 0; class->shadows[i]; i++)
-        append_text(shadows, class->shadows[i], ok);
-    cJSON *options = put_array(object, "options", ok);
+        dm_json_append_text(shadows, class->shadows[i], ok);
+    cJSON *options = dm_json_put_array(object, "options", ok);
     for (size_t i = 0; class->options[i]; i++)
         put_option(options, class->options[i], ok);
 }
 
 static void put_name(cJSON *object, const struct dm_listed_class *listed, bool *ok)
 {
-    put_text(object, "kind", listed->name ? dm_kind_name(listed->kind) : NULL, ok);
-    put_text(object, "name", listed->name, ok);
-    put_text(object, "file", listed->file, ok);
+    dm_json_put_text(object, "kind", listed->name ? dm_kind_name(listed->kind) : NULL, ok);
+    dm_json_put_text(object, "name", listed->name, ok);
+    dm_json_put_text(object, "file", listed->file, ok);
 }
 
 static void fill_listing(cJSON *root, const struct dm_listing *listing, bool *ok)
 {
     put_version(root, "abi", DEMIST_ABI_EPOCH, DEMIST_ABI_MINOR, ok);
-    cJSON *path = put_array(root, "path", ok);
+    cJSON *path = dm_json_put_array(root, "path", ok);
     for (size_t i = 0; i < listing->n_dirs; i++) {
-        cJSON *dir = append_object(path, ok);
-        put_text(dir, "dir", listing->dirs[i].path, ok);
-        put_text(dir, "origin", listing->dirs[i].origin, ok);
-        put_text(dir, "problem", listing->dirs[i].problem, ok);
+        cJSON *dir = dm_json_append_object(path, ok);
+        dm_json_put_text(dir, "dir", listing->dirs[i].path, ok);
+        dm_json_put_text(dir, "origin", listing->dirs[i].origin, ok);
+        dm_json_put_text(dir, "problem", listing->dirs[i].problem, ok);
     }
-    cJSON *plugins = put_array(root, "plugins", ok), *shadowed = put_array(root, "shadowed", ok);
-    cJSON *broken = put_array(root, "broken", ok);
+    cJSON *plugins = dm_json_put_array(root, "plugins", ok),
+          *shadowed = dm_json_put_array(root, "shadowed", ok);
+    cJSON *broken = dm_json_put_array(root, "broken", ok);
     for (size_t i = 0; i < listing->n_classes; i++) {
         const struct dm_listed_class *listed = &listing->classes[i];
-        cJSON *object = append_object(listed->class         ? plugins
-                                      : listed->shadowed_by ? shadowed
-                                                            : broken,
-                                      ok);
+        cJSON *object = dm_json_append_object(listed->class         ? plugins
+                                              : listed->shadowed_by ? shadowed
+                                                                    : broken,
+                                              ok);
         if (!object)
             return;
         if (listed->class) {
@@ -233,23 +183,10 @@ static void fill_listing(cJSON *root, const struct dm_listing *listing, bool *ok
         }
         put_name(object, listed, ok);
         if (listed->shadowed_by)
-            put_text(object, "by", listed->shadowed_by, ok);
+            dm_json_put_text(object, "by", listed->shadowed_by, ok);
         else
-            put_text(object, "reason", listed->broken, ok);
+            dm_json_put_text(object, "reason", listed->broken, ok);
     }
-}
-
-/* Appends the document and deletes it. */
-static demist_status print_json(struct dm_text *out, cJSON *root, bool ok, struct dm_error *err)
-{
-    char *text = ok ? cJSON_Print(root) : NULL;
-    cJSON_Delete(root);
-    if (!text)
-        return dm_fail_memory(err, "JSON");
-    dm_text_append(out, text);
-    dm_text_append(out, "\n");
-    cJSON_free(text);
-    return DEMIST_OK;
 }
 
 demist_status dm_listing_print_json(struct dm_text *out, const struct dm_listing *listing,
@@ -259,7 +196,7 @@ demist_status dm_listing_print_json(struct dm_text *out, const struct dm_listing
     bool ok = root != NULL;
     if (ok)
         fill_listing(root, listing, &ok);
-    return print_json(out, root, ok, err);
+    return dm_json_print(out, root, ok, err);
 }
 
 demist_status dm_class_print_json(struct dm_text *out, const struct dm_class *class,
@@ -269,5 +206,5 @@ demist_status dm_class_print_json(struct dm_text *out, const struct dm_class *cl
     bool ok = root != NULL;
     if (ok)
         fill_class(root, class, &ok);
-    return print_json(out, root, ok, err);
+    return dm_json_print(out, root, ok, err);
 }
