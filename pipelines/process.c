@@ -84,8 +84,11 @@ demist_status dm_process_create(struct dm_instance *schedule, int64_t T,
                                          .leading_offset = spacing->leading_offset,
                                          .course_wrap = spacing->course_wrap};
     status = dm_spacing_parse(spacing->steps, T, &options, &grid, err);
-    if (status != DEMIST_OK)
+    if (status != DEMIST_OK) {
+        if (spacing->where)
+            dm_fail_where(err, "%s: [sample]", spacing->where);
         goto end;
+    }
     status = dm_diffusion_respace(&p->whole, grid.index, grid.n, grid.end, &p->kept, err);
     if (status == DEMIST_OK)
         status = lay_steps(p, err);

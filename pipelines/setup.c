@@ -28,6 +28,13 @@ static demist_status where_used(const struct dm_setup *s, demist_kind kind, demi
     return status;
 }
 
+/* The same for what the plugin says about its options; other failures are not the file's. */
+static demist_status where_configured(const struct dm_setup *s, demist_kind kind,
+                                      demist_status status, struct dm_error *err)
+{
+    return status == DEMIST_CONFIG ? where_used(s, kind, status, err) : status;
+}
+
 demist_status dm_setup_instance(struct dm_setup *s, demist_kind kind, const char *name,
                                 struct dm_instance *instance, struct dm_error *err)
 {
@@ -46,8 +53,9 @@ static demist_status open_schedule(struct dm_setup *s, struct dm_error *err)
     const struct dm_run_config *c = &s->config;
     DM_TRY(need_name(s, DEMIST_SCHEDULE, c->schedule.use, "linear", err));
     DM_TRY(dm_setup_instance(s, DEMIST_SCHEDULE, c->schedule.use, &s->schedule, err));
+    const struct dm_ini_entry *steps = dm_ini_find(s->ini, "sample", "steps");
     struct dm_process_spacing spacing = {c->sample.steps, c->sample.leading_offset,
-                                         c->sample.course_wrap};
+                                         c->sample.course_wrap, steps ? steps->where : NULL};
     return dm_process_create(&s->schedule, c->schedule.steps, &spacing, &s->process, err);
 }
 
@@ -57,7 +65,9 @@ static demist_status open_network(struct dm_setup *s, struct dm_error *err)
     struct dm_instance instance;
     DM_TRY(need_name(s, DEMIST_NETWORK, c->network.use, "context-unet", err));
     DM_TRY(dm_setup_instance(s, DEMIST_NETWORK, c->network.use, &instance, err));
-    DM_TRY(dm_network_open(&s->network, &instance, c->network.checkpoint, c->network.prefix, err));
+    demist_status status =
+        dm_network_open(&s->network, &instance, c->network.checkpoint, c->network.prefix, err);
+    DM_TRY(where_configured(s, DEMIST_NETWORK, status, err));
     s->clip = c->sample.clip_denoised == DM_AUTO ? s->network.info.clip_denoised
                                                  : c->sample.clip_denoised == DM_TRUE;
     return DEMIST_OK;
@@ -69,7 +79,9 @@ static demist_status open_backend(struct dm_setup *s, struct dm_error *err)
     struct dm_instance instance;
     DM_TRY(need_name(s, DEMIST_BACKEND, c->backend.use, "cpu", err));
     DM_TRY(dm_setup_instance(s, DEMIST_BACKEND, c->backend.use, &instance, err));
-    return dm_device_open(&s->device, &instance, (demist_precision)c->backend.precision, err);
+    demist_status status =
+        dm_device_open(&s->device, &instance, (demist_precision)c->backend.precision, err);
+    return where_configured(s, DEMIST_BACKEND, status, err);
 }
 
 static const char *prediction_name(demist_prediction_type type)
@@ -148,7 +160,9 @@ static demist_status open_parts(struct dm_setup *s, unsigned needs, struct dm_er
         DM_TRY(open_backend(s, err));
     if (needs & (DM_NEED_NETWORK | DM_NEED_SAMPLER))
         DM_TRY(open_network(s, err));
-    return needs & DM_NEED_SAMPLER ? dm_setup_check(s, err) : DEMIST_OK;
+    if (needs & DM_NEED_SAMPLER)
+        return where_used(s, DEMIST_SAMPLER, dm_setup_check(s, err), err);
+    return DEMIST_OK;
 }
 
 demist_status dm_setup_open(struct dm_setup *setup, const struct dm_environment *env,
