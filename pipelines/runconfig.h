@@ -7,21 +7,11 @@
 
 #include "inifile.h"
 #include "noisesource.h"
+#include "outputs.h"
 #include "schema.h"
 
 enum dm_start { DM_START_NORMAL, DM_START_HALF_CIRCLE, DM_START_FILE };
 enum dm_tristate { DM_AUTO, DM_TRUE, DM_FALSE };
-
-enum dm_format {
-    DM_FORMAT_GRID = 1 << 0,
-    DM_FORMAT_PNG = 1 << 1,
-    DM_FORMAT_NPZ = 1 << 2,
-    DM_FORMAT_NPY = 1 << 3,
-    DM_FORMAT_SAFETENSORS = 1 << 4,
-    DM_FORMAT_GIF = 1 << 5,
-    DM_FORMAT_PLOT = 1 << 6,
-    DM_FORMAT_SVG = 1 << 7,
-};
 
 /* Texts belong to the arena that it was parsed into; "" where nothing was given. */
 struct dm_run_config {

@@ -38,12 +38,15 @@ DEMIST_API void demist_session_destroy(demist_session *session); /* NULL is lega
  * the next call. "" when nothing failed. */
 DEMIST_API const char *demist_session_error(const demist_session *session);
 
-/* Where log lines go; NULL (the default): nowhere. */
+/* Where log lines go, those up to the level `most`; NULL (the default): nowhere. Called from any
+ * thread, by several at once. Not while a call on the session is under way. */
 typedef void (*demist_log_fn)(void *user, demist_log_level level, const char *text);
-DEMIST_API void demist_session_on_log(demist_session *session, demist_log_fn fn, void *user);
+DEMIST_API void demist_session_on_log(demist_session *session, demist_log_level most,
+                                      demist_log_fn fn, void *user);
 
-/* A directory to search for plugins before all others; may be called several times, the first
- * comes first. */
+/* A directory to search for plugins before all others, absolute or relative to the working
+ * directory; may be called several times, the first comes first. Both calls must precede the first
+ * run (INVALID). */
 DEMIST_API demist_status demist_session_plugin_path(demist_session *session, const char *dir);
 /* Plugins linked into the program (built with DEMIST_STATIC_PLUGINS), NULL-ended; they are found
  * before any file. The descriptors must outlive the session. */
@@ -79,9 +82,11 @@ typedef struct demist_sample_options {
     size_t size;
     demist_progress_fn progress; /* may be NULL; called after every step */
     void *user;
+    bool keep_data;         /* the result holds all images' data */
     bool wants_data;        /* progress needs x and x0: every step then waits for the device */
     bool write_outputs;     /* write [output]'s files, as the command does */
-    const char *trajectory; /* a safetensors file for all states, or NULL */
+    bool overwrite;         /* replace another run's files; otherwise new ones get a new name */
+    const char *trajectory; /* a safetensors file for all states, replaced; or NULL */
 } demist_sample_options;
 
 /* Finished images. Made by the host; freed by demist_result_free. */
@@ -90,14 +95,15 @@ typedef struct demist_result {
     int64_t n_images;               /* finished: fewer than asked after DEMIST_CANCELLED */
     int32_t rank;                   /* of one datum */
     int64_t shape[DEMIST_MAX_RANK]; /* [C,H,W] */
-    const float *data;              /* [n_images, …] row-major, as the sampler left them */
+    const float *data;              /* [n_images, …] row-major, as the sampler left them; NULL
+                                       where keep_data was not set */
     const int64_t *labels;          /* [n_images], or NULL */
     int64_t n_files;                /* written with write_outputs */
     const char *const *files;
 } demist_result;
 
-/* Runs the description. options may be NULL. *result is set on DEMIST_OK and, with what is
- * finished, on DEMIST_CANCELLED; NULL otherwise. */
+/* Runs the description. options may be NULL: no callback, no files, data kept. *result, which may
+ * be NULL, is set on DEMIST_OK and, with what is finished, on DEMIST_CANCELLED; NULL otherwise. */
 DEMIST_API demist_status demist_session_sample(demist_session *session,
                                                const demist_sample_options *options,
                                                demist_result **result);
