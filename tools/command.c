@@ -1,0 +1,193 @@
+#include "command.h"
+
+#include "number.h"
+#include "pool.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool common_open(struct common *common)
+{
+    console_init(&common->console);
+    common->session = demist_session_create();
+    if (common->session) {
+        demist_session_on_log(common->session, DEMIST_LOG_WARNING, console_log, &common->console);
+        return true;
+    }
+    console_error(&common->console, false, "out of memory");
+    console_finish(&common->console);
+    return false;
+}
+
+void common_close(struct common *common)
+{
+    demist_session_destroy(common->session);
+    console_finish(&common->console);
+}
+
+/* ---------------------------------------------------------------- options */
+
+static void set_verbosity(struct common *common, enum verbosity verbosity)
+{
+    static const demist_log_level most[] = {DEMIST_LOG_ERROR, DEMIST_LOG_WARNING, DEMIST_LOG_DEBUG};
+    common->console.verbosity = verbosity;
+    demist_session_on_log(common->session, most[verbosity + 1], console_log, &common->console);
+}
+
+static error_t parse_common(int key, char *arg, struct argp_state *state)
+{
+    struct common *common = state->input;
+    switch (key) {
+    case 'P':
+        if (demist_session_plugin_path(common->session, arg) != DEMIST_OK)
+            argp_failure(state, EXIT_USAGE, 0, "%s", demist_session_error(common->session));
+        return 0;
+    case 'q':
+        set_verbosity(common, QUIET);
+        return 0;
+    case 'v':
+        set_verbosity(common, VERBOSE);
+        return 0;
+    }
+    return ARGP_ERR_UNKNOWN;
+}
+
+static const struct argp_option common_options[] = {
+    {"plugin-path", 'P', "DIR", 0, "search DIR for plugins first; may be given several times", 8},
+    {"quiet", 'q', NULL, 0, "say nothing but errors", 8},
+    {"verbose", 'v', NULL, 0, "say more", 8},
+    {0},
+};
+const struct argp common_argp = {.options = common_options, .parser = parse_common};
+
+static error_t add_set(struct described *described, const char *assignment)
+{
+    const char **sets =
+        realloc(described->sets, (described->n_sets + 1) * sizeof *sets); /* NOLINT: pointers */
+    if (!sets)
+        return ENOMEM;
+    described->sets = sets;
+    sets[described->n_sets++] = assignment;
+    return 0;
+}
+
+static error_t parse_described(int key, char *arg, struct argp_state *state)
+{
+    struct described *described = state->input;
+    int64_t n;
+    switch (key) {
+    case 's':
+        return add_set(described, arg);
+    case 't':
+        if (dm_parse_int64(arg, &n) != DM_PARSE_OK || n < 1 || n > DM_POOL_MAX_THREADS)
+            argp_error(state, "--threads %s: expected a number from 1 to %d", arg,
+                       DM_POOL_MAX_THREADS);
+        else if (demist_session_threads(described->common->session, (int)n) != DEMIST_OK)
+            return EINVAL;
+        return 0;
+    }
+    return ARGP_ERR_UNKNOWN;
+}
+
+static const struct argp_option described_options[] = {
+    {"set", 's', "SECTION.KEY=VALUE", 0,
+     "override a key of CONFIG, with the same validation; may be given several times", 1},
+    {"threads", 't', "N", 0, "threads in all (default: as many as the machine gives)", 1},
+    {0},
+};
+const struct argp described_argp = {.options = described_options, .parser = parse_described};
+
+error_t described_argument(struct described *described, int key, char *arg,
+                           struct argp_state *state)
+{
+    if (key == ARGP_KEY_END && !described->config)
+        argp_error(state, "CONFIG is missing: name the INI file that describes the run");
+    if (key == ARGP_KEY_ARG && described->config)
+        argp_error(state, "one CONFIG at a time, not \"%s\" and \"%s\"", described->config, arg);
+    if (key == ARGP_KEY_ARG)
+        described->config = arg;
+    return 0;
+}
+
+int described_load(struct described *described)
+{
+    demist_session *session = described->common->session;
+    demist_status status = demist_session_load(session, described->config);
+    if (status != DEMIST_OK) { /* a configuration that cannot be read is one as well */
+        report(described->common, described->config, status, demist_session_error(session));
+        return status == DEMIST_NO_MEMORY ? EXIT_FAILED : EXIT_USAGE;
+    }
+    for (size_t i = 0; i < described->n_sets; i++) {
+        status = demist_session_set(session, described->sets[i]);
+        if (status != DEMIST_OK)
+            return report(described->common, described->config, status,
+                          demist_session_error(session));
+    }
+    return EXIT_DONE;
+}
+
+void described_finish(struct described *described)
+{
+    free(described->sets);
+}
+
+int parse_arguments(const struct argp *argp, int argc, char **argv, void *input)
+{
+    error_t error = argp_parse(argp, argc, argv, 0, NULL, input); /* exits on mistakes */
+    if (error == 0)
+        return EXIT_DONE;
+    fprintf(stderr, "demist: %s\n", strerror(error));
+    return error == ENOMEM ? EXIT_FAILED : EXIT_USAGE;
+}
+
+/* ---------------------------------------------------------------- messages */
+
+/* Whether the text starts with "FILE:LINE: ", "CONFIG: " or "--set ". */
+static bool starts_with_place(const char *text, const char *config)
+{
+    if (strncmp(text, "--set", 5) == 0)
+        return true;
+    size_t length = config ? strlen(config) : 0;
+    if (length && strncmp(text, config, length) == 0 && text[length] == ':')
+        return true;
+    const char *line = strchr(text, ':');
+    if (!line || !isdigit((unsigned char)line[1]))
+        return false;
+    for (line++; isdigit((unsigned char)*line); line++)
+        ;
+    return line[0] == ':' && line[1] == ' ';
+}
+
+int report(struct common *common, const char *config, demist_status status, const char *text)
+{
+    bool placed = starts_with_place(text, config);
+    console_error(&common->console, placed, text);
+    if (status == DEMIST_CANCELLED)
+        return EXIT_INTERRUPTED;
+    if (status == DEMIST_DISAGREE)
+        return EXIT_DISAGREES;
+    return status == DEMIST_CONFIG || placed ? EXIT_USAGE : EXIT_FAILED;
+}
+
+int report_error(struct common *common, const char *config, struct dm_error *err)
+{
+    int status = report(common, config, err->status,
+                        err->text ? err->text : demist_status_text(err->status));
+    dm_error_clear(err);
+    return status;
+}
+
+int print_result(struct common *common, struct dm_text *text)
+{
+    char *result = dm_text_take(text);
+    if (!result) {
+        console_error(&common->console, false, "out of memory");
+        return EXIT_FAILED;
+    }
+    fputs(result, stdout); /* a failure stays in the stream until main looks */
+    free(result);
+    return EXIT_DONE;
+}
