@@ -168,7 +168,7 @@ static demist_status find_file(struct dm_registry *registry, demist_kind kind, c
 {
     for (size_t i = 0; i < registry->path->n_dirs; i++) {
         const char *dir = registry->path->dirs[i].path;
-        int fd;
+        int fd = -1;
         demist_status status = open_in_dir(dir, file_name, &fd, err);
         if (status == DEMIST_NOT_FOUND)
             continue;

@@ -676,8 +676,9 @@ static void reduce(const struct step *s)
     memset(s->out.f, 0, (size_t)s->out.n * sizeof *s->out.f);
     for (int64_t i = 0; i < s->in[0].n; i++)
         s->out.f[broadcast_index(&s->out, &s->in[0], i)] += s->in[0].f[i];
+    int64_t terms = s->in[0].n / s->out.n;
     for (int64_t i = 0; s->op == DEMIST_OP_MEAN && i < s->out.n; i++)
-        s->out.f[i] /= (float)(s->in[0].n / s->out.n);
+        s->out.f[i] /= (float)terms;
 }
 
 /* x [..,K], w [O,K], b [O] */
