@@ -233,9 +233,10 @@ static demist_status check_kept(const struct dm_diffusion *whole, const int64_t 
     if (n < 1)
         return dm_fail(err, DEMIST_INVALID, "no step is kept; at least one is needed");
     for (int64_t i = 0; i < n; i++)
-        if (index[i] < first || index[i] > last || (i > 0 && index[i] >= index[i - 1]))
+        if (index[i] < first || index[i] > last || (i > 0 && index[i] > index[i - 1]))
             return dm_fail(err, DEMIST_INVALID,
-                           "kept step %" PRId64 " is index %" PRId64 ": indices must fall and be "
+                           "kept step %" PRId64 " is index %" PRId64
+                           ": indices must not rise and be "
                            "from %" PRId64 " to %" PRId64,
                            i, index[i], last, first);
     if (end != first - 1 && (!whole->variance_preserving || end < first || end > last))
@@ -334,6 +335,12 @@ demist_status dm_diffusion_check_posterior(const struct dm_diffusion *d, const c
                        "%s needs the posterior variance of a second step, but a single step is "
                        "kept; keep two or more, or use the sampler ddim",
                        who);
+    for (int64_t k = 2; k <= d->n; k++)
+        if (d->index[k] == d->index[k - 1])
+            return dm_fail(err, DEMIST_INCOMPATIBLE,
+                           "%s needs a posterior variance at every step, but the spacing visits "
+                           "index %" PRId64 " twice; keep fewer steps, or use the sampler ddim",
+                           who, d->index[k]);
     return DEMIST_OK;
 }
 

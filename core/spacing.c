@@ -76,13 +76,6 @@ static demist_status linspace(struct grid *g, int64_t N)
  * the first stride is below 1. */
 static demist_status quadratic(struct grid *g, int64_t N)
 {
-    if (N > 2 && 4 * g->T < 5 * (N - 1) * (N - 1)) {
-        int64_t most = 1 + (int64_t)sqrt(0.8 * (double)g->T);
-        return dm_fail(g->err, DEMIST_CONFIG,
-                       "steps = \"%s\": it would visit index %d twice; of %" PRId64
-                       " steps at most quadratic%" PRId64 " visits each once",
-                       g->spec, g->options->first_index, g->T, most < 2 ? 2 : most);
-    }
     for (int64_t i = 0; i < N; i++)
         append(g, N == 1 ? 0 : 4 * g->T * i * i / (5 * (N - 1) * (N - 1)));
     return DEMIST_OK;

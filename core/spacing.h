@@ -12,7 +12,10 @@
  * Rounding is half to even. All but the sections are computed in integers, so that no value
  * depends on the rounding of an intermediate; the sections add their stride up in float64 as the
  * original does, since multiplying gives other sets. With first_index = 1 every spacing but
- * `course` is computed for 0 … T-1 and 1 is added. */
+ * `course` is computed for 0 … T-1 and 1 is added.
+ *
+ * `quadratic` with many steps visits its lowest indices more than once, as its formula says; such a
+ * step changes nothing, and samplers that need a variance at every step refuse it (diffusion.h). */
 #ifndef DM_SPACING_H
 #define DM_SPACING_H
 
@@ -31,7 +34,7 @@ struct dm_spacing_options {
 };
 
 struct dm_spacing {
-    int64_t *index; /* [n] indices of the schedule in visiting order, descending; owned */
+    int64_t *index; /* [n] indices of the schedule in visiting order, none below the next; owned */
     int64_t n;      /* >= 1 */
     int64_t end;    /* where the last step leads: first_index - 1, the clean end, but see above */
 };

@@ -645,14 +645,30 @@ static void test_refuses_paths_that_are_no_schedule(void **state)
     assert_not_a_schedule(t, "ends at t = nan");
 }
 
+static void test_an_index_kept_twice_is_a_step_without_variance(void **state)
+{
+    struct dm_diffusion whole = from_betas(linear_betas(100), 100, 0), d = {0};
+    struct dm_error err = DM_ERROR_INIT;
+    assert_int_equal(dm_diffusion_respace(&whole, (int64_t[]){9, 9, 4}, 3, -1, &d, &err),
+                     DEMIST_OK);
+    demist_step step = dm_diffusion_step(&d, 0);
+    assert_true(step.beta == 0 && step.signal == step.signal_next);
+    assert_int_equal(dm_diffusion_check_posterior(&d, "sampler ddpm", &err), DEMIST_INCOMPATIBLE);
+    assert_contains(err.text, "visits index 9 twice");
+    dm_error_clear(&err);
+    dm_diffusion_finish(&d);
+    dm_diffusion_finish(&whole);
+}
+
 static void test_refuses_kept_steps_that_are_not_there(void **state)
 {
     struct dm_diffusion whole = from_betas(linear_betas(100), 100, 0), d = {0};
     struct dm_error err = DM_ERROR_INIT;
     assert_int_equal(dm_diffusion_respace(&whole, (int64_t[]){100, 3}, 2, -1, &d, &err),
                      DEMIST_INVALID);
-    assert_contains(err.text, "kept step 0 is index 100: indices must fall and be from 99 to 0");
-    assert_int_equal(dm_diffusion_respace(&whole, (int64_t[]){9, 9}, 2, -1, &d, &err),
+    assert_contains(err.text,
+                    "kept step 0 is index 100: indices must not rise and be from 99 to 0");
+    assert_int_equal(dm_diffusion_respace(&whole, (int64_t[]){8, 9}, 2, -1, &d, &err),
                      DEMIST_INVALID);
     assert_int_equal(dm_diffusion_respace(&whole, (int64_t[]){9, -1}, 2, -1, &d, &err),
                      DEMIST_INVALID);
@@ -697,6 +713,7 @@ int main(void)
         cmocka_unit_test(test_eval_that_gives_no_number_is_an_error),
         cmocka_unit_test(test_refuses_betas_that_are_no_schedule),
         cmocka_unit_test(test_refuses_paths_that_are_no_schedule),
+        cmocka_unit_test(test_an_index_kept_twice_is_a_step_without_variance),
         cmocka_unit_test(test_refuses_kept_steps_that_are_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
