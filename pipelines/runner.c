@@ -869,6 +869,10 @@ static demist_status run_predict(demist_run *run, int64_t n_times, const double 
         return dm_fail(&r->error, DEMIST_INVALID,
                        "predict: %lld times for %lld images; give one, or one each",
                        (long long)n_times, (long long)r->n);
+    for (int64_t i = 0; i < n_times; i++) { /* a time out of range is not the network's to find */
+        demist_coeffs unused = DEMIST_INIT(demist_coeffs);
+        DM_TRY(dm_process_coeffs(r->o.process, times[i], &unused, &r->error));
+    }
     DM_TRY(flush(r, false));
     DM_TRY(evaluate_network(r, n_times, times, x));
 
@@ -1058,6 +1062,8 @@ static demist_status run_emit(demist_run *run, int32_t i, demist_tensor *x, demi
     DM_TRY(holds(r, x, "emit"));
     if (i < 0 || i >= run->n_steps)
         return dm_fail(&r->error, DEMIST_INVALID, "emit: step %d of %d", (int)i, (int)run->n_steps);
+    if (r->emitted >= 0 && r->o.check_every_step) /* no predict came since */
+        DM_TRY(flush(r, true));
     if (x->id == X)
         r->emitted = i;
     const float *data = NULL, *data_x0 = NULL;
