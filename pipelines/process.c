@@ -70,6 +70,8 @@ demist_status dm_process_create(struct dm_instance *schedule, int64_t T,
         return dm_fail_memory(err, "the process");
     p->T = T;
     demist_status status = fill(schedule, T, &raw, err);
+    if (status == DEMIST_CONFIG && spacing->schedule_where)
+        dm_fail_where(err, "%s", spacing->schedule_where);
     if (status != DEMIST_OK)
         goto end;
     p->signal_guard = raw.tables.signal_guard;

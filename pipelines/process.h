@@ -18,7 +18,8 @@ struct dm_process_spacing {
     const char *steps; /* "50", "ddim50", "trailing25", "" for all */
     int leading_offset;
     bool course_wrap;
-    const char *where; /* the place of `steps`, for errors; may be NULL */
+    const char *where;          /* the place of `steps`, for errors; may be NULL */
+    const char *schedule_where; /* that of the schedule's choice; may be NULL */
 };
 
 /* Fills the tables of a schedule instance for T steps and lays the grid. The instance must outlive

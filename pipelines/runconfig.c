@@ -104,8 +104,10 @@ static const char *const roundings[] = {"truncate", "round", NULL};
 OPTION(output_dir, .key = "dir", .doc = "where files go, relative to the working directory", TEXT,
        .default_value = "out");
 OPTION(output_formats, .key = "formats",
-       .doc = "any of grid, png, npz, npy, safetensors, gif, plot, svg, with commas", TEXT,
-       .default_value = "grid");
+       .doc =
+           "any of grid, png, npz, npy, safetensors, gif, plot, svg, with commas; unset: a grid of "
+           "images, a plot of points; empty: nothing is written",
+       TEXT, .default_value = "grid");
 OPTION(output_columns, .key = "columns", .doc = "of a grid; auto: near-square",
        .type = DEMIST_OPTION_INT, .has_range = true, .min = 1, .max = 100000, AUTO);
 OPTION(output_scale, .key = "scale",

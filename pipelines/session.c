@@ -213,6 +213,7 @@ struct run {
     struct dm_trajectory *trajectory; /* NULL: not asked for */
     struct dm_outputs *outputs;       /* likewise */
     struct result *result;
+    bool stop;               /* after the batch that has just done its last step */
     struct dm_error failure; /* a listener's, found while a batch ran */
 };
 
@@ -251,6 +252,8 @@ static demist_status create_result(struct run *run, struct dm_error *err)
 static bool on_progress(void *user, const struct dm_sample_progress *p)
 {
     struct run *run = user;
+    if (run->stop)
+        return false;
     if (run->trajectory)
         dm_trajectory_add(run->trajectory, p);
     if (run->outputs && p->x &&
@@ -271,7 +274,9 @@ static bool on_progress(void *user, const struct dm_sample_progress *p)
         told.x = p->x;
         told.x0 = p->x0;
     }
-    return run->options->progress(run->options->user, &told);
+    bool go_on = run->options->progress(run->options->user, &told);
+    run->stop = !go_on;
+    return go_on || p->step == p->n_steps; /* images that are done are not thrown away */
 }
 
 static demist_status keep_labels(struct run *run, int64_t done, int64_t n, const int64_t *labels,

@@ -54,8 +54,14 @@ static demist_status open_schedule(struct dm_setup *s, struct dm_error *err)
     DM_TRY(need_name(s, DEMIST_SCHEDULE, c->schedule.use, "linear", err));
     DM_TRY(dm_setup_instance(s, DEMIST_SCHEDULE, c->schedule.use, &s->schedule, err));
     const struct dm_ini_entry *steps = dm_ini_find(s->ini, "sample", "steps");
-    struct dm_process_spacing spacing = {c->sample.steps, c->sample.leading_offset,
-                                         c->sample.course_wrap, steps ? steps->where : NULL};
+    const struct dm_ini_entry *use = dm_ini_find(s->ini, "schedule", "use");
+    struct dm_process_spacing spacing = {
+        .steps = c->sample.steps,
+        .leading_offset = c->sample.leading_offset,
+        .course_wrap = c->sample.course_wrap,
+        .where = steps ? steps->where : NULL,
+        .schedule_where = use ? use->where : NULL,
+    };
     return dm_process_create(&s->schedule, c->schedule.steps, &spacing, &s->process, err);
 }
 

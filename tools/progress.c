@@ -29,6 +29,13 @@ static const char *duration(double seconds, char text[32])
     return text;
 }
 
+/* "0.123", "45.6", "7890". */
+static const char *rate_text(double rate, char text[32])
+{
+    snprintf(text, 32, rate < 100 ? "%.3g" : "%.0f", rate);
+    return text;
+}
+
 /* "43%  [#####......]  215/500  batch 2/4  12.3 it/s  ETA 0:23"; without the bar for plain lines,
  * where width is 0. */
 static void describe(const struct progress *p, const demist_progress *told, double now, int width,
@@ -36,9 +43,10 @@ static void describe(const struct progress *p, const demist_progress *told, doub
 {
     double total = (double)told->n_batches * (double)told->n_steps;
     double done = (double)p->steps / total, elapsed = now - p->started;
-    char rate[64] = "", bar[128] = "", batch[64] = "", eta[32];
+    char rate[96] = "", bar[128] = "", batch[64] = "", eta[32], speed[32];
     if (p->steps > 0 && elapsed > 0)
-        snprintf(rate, sizeof rate, "  %.3g it/s  ETA %s", (double)p->steps / elapsed,
+        snprintf(rate, sizeof rate, "  %s it/s  ETA %s",
+                 rate_text((double)p->steps / elapsed, speed),
                  duration(elapsed / done - elapsed, eta));
     if (told->n_batches > 1)
         snprintf(batch, sizeof batch, "  batch %lld/%lld", (long long)told->batch + 1,
@@ -89,10 +97,10 @@ void progress_step(struct progress *p, const demist_progress *told)
 
 void progress_end(struct progress *p, int64_t images)
 {
-    double now = progress_clock(), seconds = now - p->begun;
+    double now = progress_clock(), sampling = now - p->started;
+    char speed[32];
     console_draw(p->console, "");
-    console_say(p->console, "%lld image%s in %.3g s (%.3g it/s, set-up %.3g s)", (long long)images,
-                images == 1 ? "" : "s", seconds,
-                now > p->started && p->started > 0 ? (double)p->steps / (now - p->started) : 0,
-                p->started > 0 ? p->started - p->begun : seconds);
+    console_say(p->console, "%lld image%s in %.3g s: set-up %.3g s, %s it/s", (long long)images,
+                images == 1 ? "" : "s", now - p->begun, p->started - p->begun,
+                rate_text(sampling > 0 ? (double)p->steps / sampling : 0, speed));
 }

@@ -75,7 +75,8 @@ typedef struct demist_progress {
     const float *x, *x0;
 } demist_progress;
 
-/* Returns false to stop: the call then returns DEMIST_CANCELLED and keeps finished batches. */
+/* Returns false to stop: the call then returns DEMIST_CANCELLED and keeps finished batches, the
+ * current one too if this was its last step. */
 typedef bool (*demist_progress_fn)(void *user, const demist_progress *progress);
 
 typedef struct demist_sample_options {
