@@ -22,16 +22,27 @@ PLUGIN(backend_cpu);
 #endif
 
 static const demist_plugin *const shipped[] = {
-    &demist_plugin_v1_schedule_linear,       &demist_plugin_v1_schedule_cosine,
-    &demist_plugin_v1_schedule_straight,     &demist_plugin_v1_sampler_ddpm,
-    &demist_plugin_v1_sampler_ddim,          &demist_plugin_v1_network_mlp,
-    &demist_plugin_v1_sampler_learned_sigma, &demist_plugin_v1_network_unet,
-    &demist_plugin_v1_network_context_unet,  &demist_plugin_v1_backend_reference,
+    &demist_plugin_v1_schedule_linear,
+    &demist_plugin_v1_schedule_cosine,
+    &demist_plugin_v1_schedule_straight,
+    &demist_plugin_v1_sampler_ddpm,
+    &demist_plugin_v1_sampler_ddim,
+    &demist_plugin_v1_network_mlp,
+    &demist_plugin_v1_sampler_learned_sigma,
+    &demist_plugin_v1_network_unet,
+    &demist_plugin_v1_network_context_unet,
+    &demist_plugin_v1_backend_reference,
 #ifdef HAVE_BACKEND_CPU
     &demist_plugin_v1_backend_cpu,
 #endif
+    NULL,
 };
-enum { N_SHIPPED = sizeof shipped / sizeof *shipped, MAX_PLUGINS = 32 };
+enum { N_SHIPPED = sizeof shipped / sizeof *shipped - 1, MAX_PLUGINS = 32 };
+
+const demist_plugin *const *fixture_plugins(void)
+{
+    return shipped;
+}
 
 static void remember(void *user, enum dm_log_level level, const char *text)
 {

@@ -13,6 +13,9 @@ struct fixture {
     char notices[4096]; /* what was logged, a line each */
 };
 
+/* The shipped plugins, NULL-ended. */
+const demist_plugin *const *fixture_plugins(void);
+
 /* threads ≥ 1. extra: further plugins, NULL-ended, or NULL. Fails the test when it cannot. */
 void fixture_open(struct fixture *f, int threads, const demist_plugin *const *extra);
 void fixture_close(struct fixture *f);
