@@ -186,15 +186,18 @@ const demist_plugin mixture_plugin = {.size = sizeof mixture_plugin,
                                       .url = "",
                                       .classes = classes};
 
-char *mixture_checkpoint(void)
+char *mixture_checkpoint(int components)
 {
-    static const float weights[] = {0.5F, 0.3F, 0.2F}, stddevs[] = {0.3F, 0.1F, 0.5F},
+    static const float alone[] = {1}, three[] = {0.5F, 0.3F, 0.2F}, stddevs[] = {0.3F, 0.1F, 0.5F},
                        means[] = {-1, 0, 1, 1, 0.5F, -1.5F};
+    const int64_t k = components;
+    const size_t bytes = (size_t)k * sizeof(float);
     const struct dm_tensor_view tensors[] = {
-        {"weights", DEMIST_F32, 1, {3}, weights, sizeof weights, "f32"},
-        {"means", DEMIST_F32, 2, {3, 2}, means, sizeof means, "f32"},
-        {"stddevs", DEMIST_F32, 1, {3}, stddevs, sizeof stddevs, "f32"},
+        {"weights", DEMIST_F32, 1, {k}, k == 1 ? alone : three, bytes, "f32"},
+        {"means", DEMIST_F32, 2, {k, 2}, means, 2 * bytes, "f32"},
+        {"stddevs", DEMIST_F32, 1, {k}, stddevs, bytes, "f32"},
     };
+    assert_true(k == 1 || k == 3);
     char *path = strdup("/tmp/demist-mixture-XXXXXX");
     assert_non_null(path);
     int fd = mkstemp(path);

@@ -10,7 +10,8 @@
  * (the second half of the output is then zero), poison = true (the output is NaN at t < 500). */
 extern const demist_plugin mixture_plugin;
 
-/* Writes such a checkpoint: three components, well apart. Returns a path to unlink and free. */
-char *mixture_checkpoint(void);
+/* Writes such a checkpoint: three components, well apart, or the first of them alone (a Gaussian).
+ * Returns a path to unlink and free. */
+char *mixture_checkpoint(int components);
 
 #endif

@@ -71,7 +71,7 @@ static char *checkpoint;
 
 static int make_checkpoint(void **state)
 {
-    checkpoint = mixture_checkpoint();
+    checkpoint = mixture_checkpoint(3);
     return 0;
 }
 
