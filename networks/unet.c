@@ -151,8 +151,11 @@ static bool default_mult(struct unet *net)
                  {128, 5, {1, 1, 2, 3, 4}},
                  {64, 4, {1, 2, 3, 4}},
                  {32, 4, {1, 2, 2, 2}}};
+    int64_t size = value(net, IMAGE_SIZE)->integer;
+    if (size == 512 && value(net, SMALL_SIZE)->integer > 0)
+        size = 256; /* upsamplers to 512 have the levels of those to 256 */
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (known[i].size == value(net, IMAGE_SIZE)->integer) {
+        if (known[i].size == size) {
             net->n_levels = known[i].n;
             memcpy(net->mult, known[i].mult, sizeof known[i].mult);
             return true;
@@ -196,6 +199,11 @@ static demist_status check_options(struct unet *net)
                               "[network.unet] level %d of channel_mult has %lld channels; norms "
                               "need a multiple of 32",
                               i, (long long)level_channels(net, i));
+    if (value(net, NUM_HEADS_UPSAMPLE)->integer == 0 || value(net, NUM_HEAD_CHANNELS)->integer == 0)
+        return host->fail(host, DEMIST_CONFIG,
+                          "[network.unet] %s = 0: give a number, or -1 for none",
+                          value(net, NUM_HEAD_CHANNELS)->integer == 0 ? "num_head_channels"
+                                                                      : "num_heads_upsample");
     if (value(net, NULL_CLASS)->integer >= value(net, NUM_CLASSES)->integer)
         return host->fail(host, DEMIST_CONFIG,
                           "[network.unet] null_class = %lld is not one of num_classes = %lld",
@@ -233,27 +241,99 @@ static void destroy(void *self)
 
 /* ---------------------------------------------------------------- options against shapes */
 
-/* Whether the checkpoint has the tensor, with its shape. */
-static bool has(demist_builder *b, int64_t shape[DEMIST_MAX_RANK], const char *fmt, ...)
-    DEMIST_PRINTF(3, 4);
-static bool has(demist_builder *b, int64_t shape[DEMIST_MAX_RANK], const char *fmt, ...)
+/* Whether the checkpoint has the tensor with that rank; sets its shape. */
+static bool has(demist_builder *b, int32_t rank, int64_t shape[DEMIST_MAX_RANK], const char *fmt,
+                ...) DEMIST_PRINTF(4, 5);
+static bool has(demist_builder *b, int32_t rank, int64_t shape[DEMIST_MAX_RANK], const char *fmt,
+                ...)
 {
     char key[160];
-    int32_t rank;
+    int32_t found;
     va_list args;
     va_start(args, fmt);
     vsnprintf(key, sizeof key, fmt, args);
     va_end(args);
-    return b->find(b, 0, key, &rank, shape) && rank >= 1 && shape[0] > 0;
+    return b->find(b, 0, key, &found, shape) && found == rank && shape[0] > 0;
 }
 
-/* Where things are in input_blocks, as the options have it. */
-struct plan {
-    int n_blocks;                 /* input blocks */
-    int64_t rate[MAX_SKIPS];      /* downsampling rate of the block's result */
-    bool attention[MAX_SKIPS];    /* whether it has attention */
-    bool downsampling[MAX_SKIPS]; /* whether it is one */
+/* How a network changes resolution between levels; ONE_LEVEL: it does not. */
+enum resampling { ONE_LEVEL, BY_CONVOLUTION, BY_RESBLOCK, BY_POOLING };
+
+/* What the blocks of the checkpoint say. */
+struct layout {
+    int n_blocks;   /* input blocks */
+    int res_blocks; /* residual blocks before the first downsampling */
+    enum resampling resampling;
+    int n_levels; /* 0: the blocks do not make whole levels */
+    int64_t width[MAX_LEVELS];
+    bool attention[MAX_LEVELS];
 };
+
+/* The number after `input_blocks.` at the start of a key, −1 for other keys. */
+static int input_block(const char *key)
+{
+    static const char stem[] = "input_blocks.";
+    if (strncmp(key, stem, sizeof stem - 1) != 0)
+        return -1;
+    int n = 0;
+    for (key += sizeof stem - 1; *key >= '0' && *key <= '9' && n < MAX_SKIPS; key++)
+        n = 10 * n + (*key - '0');
+    return *key == '.' && n < MAX_SKIPS ? n : -1;
+}
+
+/* How the resolution changes and after how many blocks for the first time. A pooling has no
+ * parameters, so its number is missing; a residual block that resamples has the shapes of any
+ * other on the way down, but on the way up it is a second one in its block. */
+static void find_resampling(demist_builder *b, struct layout *layout)
+{
+    int64_t shape[DEMIST_MAX_RANK];
+    for (int i = 1; i < layout->n_blocks; i++)
+        if (has(b, 4, shape, "input_blocks.%d.0.op.weight", i)) {
+            layout->resampling = BY_CONVOLUTION;
+            layout->res_blocks = i - 1;
+            return;
+        }
+    for (int i = 0; i < layout->n_blocks; i++)
+        if (has(b, 1, shape, "output_blocks.%d.1.in_layers.0.weight", i) ||
+            has(b, 1, shape, "output_blocks.%d.2.in_layers.0.weight", i)) {
+            layout->resampling = BY_RESBLOCK;
+            layout->res_blocks = i;
+            return;
+        }
+    for (int i = 1; i < layout->n_blocks; i++)
+        if (!has(b, 1, shape, "input_blocks.%d.0.in_layers.0.weight", i)) {
+            layout->resampling = BY_POOLING;
+            layout->res_blocks = i - 1;
+            return;
+        }
+    layout->resampling = ONE_LEVEL;
+    layout->res_blocks = layout->n_blocks - 1;
+}
+
+/* Levels have res_blocks blocks and a downsampling each; the first convolution stands for the last
+ * level's missing one. */
+static void read_layout(demist_builder *b, struct layout *layout)
+{
+    const char *key;
+    int64_t shape[DEMIST_MAX_RANK];
+    *layout = (struct layout){.n_blocks = 1};
+    for (int64_t i = 0; (key = b->key(b, 0, i)); i++)
+        if (input_block(key) >= layout->n_blocks)
+            layout->n_blocks = input_block(key) + 1;
+    find_resampling(b, layout);
+    int per_level = layout->res_blocks + 1;
+    if (layout->res_blocks < 1 || layout->n_blocks % per_level != 0 ||
+        layout->n_blocks / per_level > MAX_LEVELS)
+        return;
+    for (int level = 0; level < layout->n_blocks / per_level; level++) {
+        int block = 1 + level * per_level;
+        if (!has(b, 4, shape, "input_blocks.%d.0.out_layers.3.weight", block))
+            return;
+        layout->width[level] = shape[0];
+        layout->attention[level] = has(b, 3, shape, "input_blocks.%d.1.qkv.weight", block);
+    }
+    layout->n_levels = layout->n_blocks / per_level;
+}
 
 static bool attends(const struct unet *net, int64_t rate)
 {
@@ -264,93 +344,75 @@ static bool attends(const struct unet *net, int64_t rate)
     return false;
 }
 
-static void lay_plan(const struct unet *net, struct plan *plan)
+/* The keys lie below a prefix, or there is no U-Net at all. */
+static bool fail_unknown(demist_builder *b)
 {
-    int64_t rate = 1, blocks = value(net, NUM_RES_BLOCKS)->integer;
-    *plan = (struct plan){.n_blocks = 1, .rate = {1}};
-    for (int level = 0; level < net->n_levels; level++) {
-        for (int64_t i = 0; i < blocks && plan->n_blocks < MAX_SKIPS - 1; i++) {
-            plan->rate[plan->n_blocks] = rate;
-            plan->attention[plan->n_blocks++] = attends(net, rate);
-        }
-        if (level != net->n_levels - 1) {
-            rate *= 2;
-            plan->rate[plan->n_blocks] = rate;
-            plan->downsampling[plan->n_blocks++] = true;
-        }
-    }
-}
-
-static bool is_downsampling(demist_builder *b, int block)
-{
-    int64_t shape[DEMIST_MAX_RANK];
-    return has(b, shape, "input_blocks.%d.0.op.weight", block);
-}
-
-/* Input blocks in the checkpoint, and how many of them lie before the first downsampling. */
-static int count_blocks(demist_builder *b, int *first_level)
-{
-    int n = 1;
-    int64_t shape[DEMIST_MAX_RANK];
-    *first_level = 0;
-    while (n < MAX_SKIPS &&
-           (has(b, shape, "input_blocks.%d.0.in_layers.0.weight", n) || is_downsampling(b, n))) {
-        if (*first_level == 0 && is_downsampling(b, n))
-            *first_level = n - 1;
-        n++;
-    }
-    return n;
-}
-
-/* The numbers that the outermost tensors give away. */
-static bool check_ends(struct unet *net, demist_builder *b)
-{
-    int64_t shape[DEMIST_MAX_RANK], channels = value(net, NUM_CHANNELS)->integer;
-    if (!has(b, shape, "time_embed.0.weight") || !has(b, shape, "out.2.weight")) {
+    static const char tail[] = ".time_embed.0.weight";
+    const char *key;
+    for (int64_t i = 0; (key = b->key(b, 0, i)); i++) {
+        size_t length = strlen(key), n = sizeof tail - 1;
+        if (length <= n || strcmp(key + length - n, tail) != 0)
+            continue;
         b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: the checkpoint has no tensors time_embed.0.weight and out.2.weight, so it "
-                "is no U-Net of improved-diffusion or guided-diffusion, or its keys lie below a "
-                "prefix ([network] prefix); `demist inspect` lists what is in it");
+                "unet: the checkpoint has no tensor time_embed.0.weight, but %s: add \"%.*s\" to "
+                "[network] prefix",
+                key, (int)(length - n), key);
         return false;
     }
-    int64_t out = shape[0];
-    has(b, shape, "time_embed.0.weight");
-    if (shape[1] != channels) {
-        b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: num_channels = %lld, but time_embed.0.weight has %lld columns: set "
-                "[network.unet] num_channels = %lld",
-                (long long)channels, (long long)shape[1], (long long)shape[1]);
-        return false;
-    }
-    int64_t in = has(b, shape, "input_blocks.0.0.weight") ? shape[1] : 0;
+    b->fail(b, DEMIST_INCOMPATIBLE,
+            "unet: the checkpoint has no matrix time_embed.0.weight and convolutions "
+            "input_blocks.0.0.weight and out.2.weight, so it is no U-Net of improved-diffusion or "
+            "guided-diffusion, or [network] prefix is wrong; `demist inspect` lists what is in it");
+    return false;
+}
+
+/* The images' channels, and whether half of the output is a variance. */
+static bool check_channels(struct unet *net, demist_builder *b, int64_t in, int64_t out)
+{
     bool upsampler = value(net, SMALL_SIZE)->integer > 0, learns = value(net, LEARN_SIGMA)->boolean;
     net->channels = upsampler ? in / 2 : in;
-    if (net->channels < 1 || net->channels > 1 << 16) {
-        b->fail(b, DEMIST_INCOMPATIBLE, "unet: input_blocks.0.0.weight has %lld input channels%s",
-                (long long)in, upsampler ? ", and super-resolution needs an even number" : "");
-        return false;
-    }
-    if (out == net->channels * (learns ? 2 : 1))
-        return true;
-    if (out == net->channels * (learns ? 1 : 2))
+    bool super_resolution = in % 2 == 0 && (out == in / 2 || out == in);
+    if (upsampler ? !super_resolution : out != in && out != 2 * in)
+        b->fail(b, DEMIST_INCOMPATIBLE,
+                "unet: small_size = %lld, but the checkpoint takes %lld channels and makes %lld: "
+                "%s",
+                (long long)value(net, SMALL_SIZE)->integer, (long long)in, (long long)out,
+                upsampler ? "it is no super-resolution network; set [network.unet] small_size = 0"
+                          : "if it is a super-resolution network, set [network.unet] small_size");
+    else if (net->channels > 1 << 16)
+        b->fail(b, DEMIST_INCOMPATIBLE, "unet: input_blocks.0.0.weight has %lld input channels",
+                (long long)in);
+    else if (out != net->channels * (learns ? 2 : 1))
         b->fail(b, DEMIST_INCOMPATIBLE,
                 "unet: learn_sigma = %s, but out.2.weight makes %lld channels of %lld: set "
                 "[network.unet] learn_sigma = %s",
                 learns ? "true" : "false", (long long)out, (long long)net->channels,
                 learns ? "false" : "true");
-    else
+    return !b->failed(b);
+}
+
+/* The numbers that the outermost tensors give away. */
+static bool check_ends(struct unet *net, demist_builder *b)
+{
+    int64_t time[DEMIST_MAX_RANK], in[DEMIST_MAX_RANK], out[DEMIST_MAX_RANK];
+    int64_t channels = value(net, NUM_CHANNELS)->integer;
+    if (!has(b, 2, time, "time_embed.0.weight") || !has(b, 4, in, "input_blocks.0.0.weight") ||
+        !has(b, 4, out, "out.2.weight"))
+        return fail_unknown(b);
+    if (time[1] != channels) {
         b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: the checkpoint takes %lld channels and makes %lld: %s", (long long)in,
-                (long long)out,
-                upsampler ? "it is no super-resolution network; set [network.unet] small_size = 0"
-                          : "if it is a super-resolution network, set [network.unet] small_size");
-    return false;
+                "unet: num_channels = %lld, but time_embed.0.weight has %lld columns: set "
+                "[network.unet] num_channels = %lld",
+                (long long)channels, (long long)time[1], (long long)time[1]);
+        return false;
+    }
+    return check_channels(net, b, in[1], out[0]);
 }
 
 static bool check_classes(struct unet *net, demist_builder *b)
 {
     int64_t shape[DEMIST_MAX_RANK], classes = value(net, NUM_CLASSES)->integer;
-    bool labelled = has(b, shape, "label_emb.weight");
+    bool labelled = has(b, 2, shape, "label_emb.weight");
     if (labelled ? shape[0] == classes : classes == 0)
         return true;
     if (labelled)
@@ -367,103 +429,134 @@ static bool check_classes(struct unet *net, demist_builder *b)
     return false;
 }
 
-/* How blocks are counted, joined and resampled. */
-static bool check_blocks(struct unet *net, demist_builder *b, const struct plan *plan)
+static bool check_norm(struct unet *net, demist_builder *b)
 {
-    int64_t shape[DEMIST_MAX_RANK], out[DEMIST_MAX_RANK];
-    int first, found = count_blocks(b, &first);
+    int64_t emb[DEMIST_MAX_RANK], out[DEMIST_MAX_RANK];
     bool scales = value(net, USE_SCALE_SHIFT_NORM)->boolean;
-    if (has(b, shape, "input_blocks.1.0.emb_layers.1.weight") &&
-        has(b, out, "input_blocks.1.0.out_layers.3.weight") &&
-        shape[0] != out[0] * (scales ? 2 : 1)) {
+    if (!has(b, 2, emb, "input_blocks.1.0.emb_layers.1.weight") ||
+        !has(b, 4, out, "input_blocks.1.0.out_layers.3.weight") ||
+        emb[0] == out[0] * (scales ? 2 : 1))
+        return true;
+    b->fail(b, DEMIST_INCOMPATIBLE,
+            "unet: use_scale_shift_norm = %s, but input_blocks.1.0.emb_layers.1.weight has %lld "
+            "rows for %lld channels: set [network.unet] use_scale_shift_norm = %s",
+            scales ? "true" : "false", (long long)emb[0], (long long)out[0],
+            scales ? "false" : "true");
+    return false;
+}
+
+static bool check_resampling(struct unet *net, demist_builder *b, const struct layout *layout)
+{
+    static const char *const how[][2] = {
+        [BY_CONVOLUTION] = {"convolutions", "resblock_updown = false and conv_resample = true"},
+        [BY_RESBLOCK] = {"residual blocks", "resblock_updown = true"},
+        [BY_POOLING] = {"pooling", "resblock_updown = false and conv_resample = false"},
+    };
+    enum resampling asked = BY_POOLING;
+    if (value(net, RESBLOCK_UPDOWN)->boolean)
+        asked = BY_RESBLOCK;
+    else if (value(net, CONV_RESAMPLE)->boolean)
+        asked = BY_CONVOLUTION;
+    if (layout->resampling == ONE_LEVEL || net->n_levels == 1 || asked == layout->resampling)
+        return true;
+    b->fail(b, DEMIST_INCOMPATIBLE,
+            "unet: the options change the resolution by %s, and the checkpoint does it by %s: set "
+            "[network.unet] %s",
+            how[asked][0], how[layout->resampling][0], how[layout->resampling][1]);
+    return false;
+}
+
+static bool check_blocks(struct unet *net, demist_builder *b, const struct layout *layout)
+{
+    long long blocks = value(net, NUM_RES_BLOCKS)->integer;
+    if (layout->n_levels == 0)
         b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: use_scale_shift_norm = %s, but input_blocks.1.0.emb_layers.1.weight has "
-                "%lld rows for %lld channels: set [network.unet] use_scale_shift_norm = %s",
-                scales ? "true" : "false", (long long)shape[0], (long long)out[0],
-                scales ? "false" : "true");
-        return false;
-    }
-    int expected_first = (int)value(net, NUM_RES_BLOCKS)->integer;
-    bool convolves = value(net, CONV_RESAMPLE)->boolean && !value(net, RESBLOCK_UPDOWN)->boolean;
-    if (convolves && net->n_levels > 1 && first == 0 && found > 1) {
+                "unet: the checkpoint's %d input blocks, %d of them before the first downsampling, "
+                "do not make levels of equally many: no num_res_blocks describes them",
+                layout->n_blocks, layout->res_blocks);
+    else if (layout->resampling != ONE_LEVEL && layout->res_blocks != blocks)
         b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: no input block of the checkpoint is a strided convolution (….0.op.weight): "
-                "set [network.unet] resblock_updown = true, or conv_resample = false");
-        return false;
-    }
-    if (convolves && first > 0 && first != expected_first) {
-        b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: num_res_blocks = %d, but the checkpoint has %d residual blocks before its "
+                "unet: num_res_blocks = %lld, but the checkpoint has %d residual blocks before its "
                 "first downsampling: set [network.unet] num_res_blocks = %d",
-                expected_first, first, first);
-        return false;
-    }
-    if (!convolves && first > 0) {
+                blocks, layout->res_blocks, layout->res_blocks);
+    else if (net->n_levels == 1 && layout->n_levels == 1 && layout->res_blocks != blocks)
         b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: input_blocks.%d.0.op.weight of the checkpoint is a strided convolution: set "
-                "[network.unet] resblock_updown = false and conv_resample = true",
-                first + 1);
-        return false;
-    }
-    if (convolves && found != plan->n_blocks) {
-        b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: channel_mult has %d levels, which make %d input blocks, and the checkpoint "
-                "has %d: set [network.unet] channel_mult to %d levels, or num_res_blocks",
-                net->n_levels, plan->n_blocks, found, found / (expected_first + 1));
-        return false;
-    }
-    return true;
+                "unet: num_res_blocks = %lld, but the checkpoint's only level has %d residual "
+                "blocks: set [network.unet] num_res_blocks = %d",
+                blocks, layout->res_blocks, layout->res_blocks);
+    return !b->failed(b);
 }
 
-static bool check_widths(struct unet *net, demist_builder *b, const struct plan *plan)
+/* Appends width/unit without the locale's ideas; rounded up, so that the product gives width. */
+static void append_ratio(char *text, size_t size, int64_t width, int64_t unit)
 {
-    int64_t shape[DEMIST_MAX_RANK], mc = value(net, NUM_CHANNELS)->integer;
-    int level = 0;
-    for (int i = 1; i < plan->n_blocks; i++) {
-        if (plan->downsampling[i]) {
-            level++;
-            continue;
-        }
-        if (has(b, shape, "input_blocks.%d.0.out_layers.3.weight", i) &&
-            shape[0] != level_channels(net, level)) {
-            b->fail(b, DEMIST_INCOMPATIBLE,
-                    "unet: channel_mult gives level %d %lld channels, but input_blocks.%d has "
-                    "%lld: entry %d of [network.unet] channel_mult must be %g",
-                    level, (long long)level_channels(net, level), i, (long long)shape[0], level + 1,
-                    (double)shape[0] / (double)mc);
-            return false;
-        }
-    }
-    return true;
+    size_t n = strlen(text);
+    int64_t millionths = (width % unit * 1000000 + unit - 1) / unit;
+    snprintf(text + n, size - n, "%s%lld", n ? "," : "", (long long)(width / unit));
+    if (millionths == 0)
+        return;
+    n = strlen(text);
+    snprintf(text + n, size - n, ".%06lld", (long long)millionths);
+    for (n = strlen(text); text[n - 1] == '0'; n--)
+        text[n - 1] = 0;
 }
 
-static bool check_attention(struct unet *net, demist_builder *b, const struct plan *plan)
+static bool check_levels(struct unet *net, demist_builder *b, const struct layout *layout)
 {
-    int64_t shape[DEMIST_MAX_RANK], size = value(net, IMAGE_SIZE)->integer;
-    for (int i = 1; i < plan->n_blocks; i++) {
-        bool found = has(b, shape, "input_blocks.%d.1.qkv.weight", i);
-        if (plan->downsampling[i] || found == plan->attention[i])
-            continue;
-        b->fail(b, DEMIST_INCOMPATIBLE,
-                "unet: attention_resolutions %s %lld, but the checkpoint has %s attention there "
-                "(input_blocks.%d): %s %lld %s [network.unet] attention_resolutions",
-                found ? "leaves out" : "names", (long long)(size / plan->rate[i]),
-                found ? "" : "no", i, found ? "add" : "remove", (long long)(size / plan->rate[i]),
-                found ? "to" : "from");
-        return false;
+    bool same = net->n_levels == layout->n_levels;
+    for (int i = 0; same && i < net->n_levels; i++)
+        same = level_channels(net, i) == layout->width[i];
+    if (same)
+        return true;
+    int64_t unit = value(net, NUM_CHANNELS)->integer;
+    bool automatic = value(net, CHANNEL_MULT)->is_auto;
+    char asked[320] = "", found[320] = "";
+    for (int i = 0; i < net->n_levels; i++)
+        append_ratio(asked, sizeof asked, level_channels(net, i), unit);
+    for (int i = 0; i < layout->n_levels; i++)
+        append_ratio(found, sizeof found, layout->width[i], unit);
+    b->fail(b, DEMIST_INCOMPATIBLE,
+            "unet: channel_mult = %s%s, but the checkpoint's levels have %s times num_channels: "
+            "set [network.unet] channel_mult = %s%s",
+            asked, automatic ? " (auto, from image_size)" : "", found, found,
+            automatic ? ", or image_size, if it is wrong" : "");
+    return false;
+}
+
+static bool check_attention(struct unet *net, demist_builder *b, const struct layout *layout)
+{
+    int64_t size = value(net, IMAGE_SIZE)->integer, wrong = 0;
+    bool missing = false;
+    char found[160] = "";
+    for (int level = 0; level < layout->n_levels; level++) {
+        int64_t resolution = size >> level;
+        if (attends(net, (int64_t)1 << level) != layout->attention[level] && wrong == 0) {
+            wrong = resolution;
+            missing = layout->attention[level];
+        }
+        size_t n = strlen(found);
+        if (layout->attention[level])
+            snprintf(found + n, sizeof found - n, "%s%lld", n ? "," : "", (long long)resolution);
     }
-    return true;
+    if (wrong == 0)
+        return true;
+    b->fail(b, DEMIST_INCOMPATIBLE,
+            "unet: attention_resolutions %s %lld, and the checkpoint has %sattention there, if "
+            "image_size = %lld is right: set [network.unet] attention_resolutions = %s%s",
+            missing ? "leaves out" : "names", (long long)wrong, missing ? "" : "no ",
+            (long long)size, found[0] ? found : "1", found[0] ? "" : ", which no level has");
+    return false;
 }
 
 /* The first option that the shapes contradict is named. */
 static bool check_checkpoint(struct unet *net, demist_builder *b)
 {
-    struct plan plan;
-    if (!check_ends(net, b) || !check_classes(net, b))
+    struct layout layout;
+    if (!check_ends(net, b) || !check_classes(net, b) || !check_norm(net, b))
         return false;
-    lay_plan(net, &plan);
-    return check_blocks(net, b, &plan) && check_widths(net, b, &plan) &&
-           check_attention(net, b, &plan);
+    read_layout(b, &layout);
+    return check_resampling(net, b, &layout) && check_blocks(net, b, &layout) &&
+           check_levels(net, b, &layout) && check_attention(net, b, &layout);
 }
 
 static demist_status describe(void *self, demist_builder *b, demist_network_info *info)
@@ -611,13 +704,19 @@ static const demist_node *attention(struct scope *s, const char *path, const dem
     int64_t heads = value(s->net, NUM_HEADS)->integer, pixels = size * size;
     if (upwards && value(s->net, NUM_HEADS_UPSAMPLE)->integer > 0)
         heads = value(s->net, NUM_HEADS_UPSAMPLE)->integer;
+    if (per_head > 0 && channels % per_head != 0)
+        return b->fail(b, DEMIST_CONFIG,
+                       "unet: %s: %lld channels cannot be split into heads of %lld: change "
+                       "[network.unet] num_head_channels",
+                       path, (long long)channels, (long long)per_head);
     if (per_head > 0)
         heads = channels / per_head;
-    if (heads < 1 || channels % heads != 0)
+    if (channels % heads != 0)
         return b->fail(b, DEMIST_CONFIG,
                        "unet: %s: %lld channels cannot be split into %lld heads: change "
-                       "[network.unet] num_heads or num_head_channels",
-                       path, (long long)channels, (long long)heads);
+                       "[network.unet] num_heads%s",
+                       path, (long long)channels, (long long)heads,
+                       upwards ? " or num_heads_upsample" : "");
     int64_t d = channels / heads;
 
     snprintf(at, sizeof at, "%s.norm", path);
