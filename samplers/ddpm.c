@@ -93,7 +93,12 @@ static demist_status sample(void *self, demist_run *run, demist_tensor *x)
         bool last = i == run->n_steps - 1;
         if (!last)
             TRY(demist_noise(run, DEMIST_NOISE_STEP, i, z));
-        TRY(demist_lincomb(run, x, last ? 2 : 3, coef, term));
+        if (out.mean &&
+            s->variance != COURSE) /* the network's own, whatever clipping made of x_0 */
+            TRY(demist_lincomb(run, x, last ? 1 : 2, (double[]){1, coef[2]},
+                               (demist_tensor *[]){out.mean, z}));
+        else
+            TRY(demist_lincomb(run, x, last ? 2 : 3, coef, term));
         TRY(demist_emit(run, i, x, out.x0));
     }
     return DEMIST_OK;
