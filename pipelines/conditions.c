@@ -131,21 +131,63 @@ static demist_status read_vectors(const char *path, struct dm_condition_list *l,
     return status;
 }
 
-static demist_status parse(const struct dm_run_config *config, const struct dm_ini *ini,
-                           const demist_network_info *info, const char *network,
-                           struct dm_condition_list *l, struct dm_error *err)
+/* Images for the network's input of role image; where the run names no labels, theirs. */
+static demist_status read_low_res(const char *path, const struct dm_network *network,
+                                  struct dm_condition_list *l, struct dm_error *err)
 {
+    const demist_node *input = dm_network_input(network, DEMIST_ROLE_IMAGE);
+    if (input->rank != 4)
+        return dm_fail(err, DEMIST_UNSUPPORTED, "input %s of network %s is not N×C×H×W",
+                       input->name, network->instance.cls->name);
+    DM_TRY(dm_image_data_read(path, "low_res", &l->low_res, err));
+    DM_TRY(dm_image_data_fit(&l->low_res, input->rank - 1, input->shape + 1, path, err));
+    if (l->n_labels || !l->low_res.labels || network->info.n_classes == 0)
+        return DEMIST_OK;
+    for (int64_t i = 0; i < l->low_res.n; i++)
+        if (l->low_res.labels[i] < 0 || l->low_res.labels[i] >= network->info.n_classes)
+            return dm_fail(err, DEMIST_INCOMPATIBLE,
+                           "%s: label %lld of image %lld is no class: there are 0 … %lld", path,
+                           (long long)l->low_res.labels[i], (long long)i,
+                           (long long)network->info.n_classes - 1);
+    l->labels = l->low_res.labels;
+    l->n_labels = (size_t)l->low_res.n;
+    l->low_res.labels = NULL;
+    return DEMIST_OK;
+}
+
+static demist_status parse_low_res(const struct dm_run_config *config, const struct dm_ini *ini,
+                                   const struct dm_network *network, struct dm_condition_list *l,
+                                   struct dm_error *err)
+{
+    const char *path = config->sample.low_res, *name = network->instance.cls->name;
+    bool wanted = dm_network_input(network, DEMIST_ROLE_IMAGE) != NULL;
+    if (path[0] && !wanted)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "%s: [sample] low_res: network %s as configured is not for "
+                       "super-resolution: remove the key, or set the network's small_size",
+                       where(ini, "low_res"), name);
+    if (!path[0] && wanted)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "%s: network %s is for super-resolution: set [sample] low_res to a "
+                       "picture, a folder of pictures or an .npz file",
+                       ini->file, name);
+    if (wanted && read_low_res(path, network, l, err) != DEMIST_OK)
+        return dm_fail_where(err, "%s: [sample] low_res", where(ini, "low_res"));
+    return DEMIST_OK;
+}
+
+static demist_status parse(const struct dm_run_config *config, const struct dm_ini *ini,
+                           const struct dm_network *net, struct dm_condition_list *l,
+                           struct dm_error *err)
+{
+    const demist_network_info *info = &net->info;
+    const char *network = net->instance.cls->name;
     const char *labels = config->sample.labels, *context = config->sample.context;
     if (labels[0] && info->n_classes == 0)
         return dm_fail(err, DEMIST_CONFIG,
                        "%s: [sample] labels: network %s as configured takes no labels: remove the "
                        "key, or set the network's number of classes",
                        where(ini, "labels"), network);
-    if (!labels[0] && info->n_classes > 0)
-        return dm_fail(err, DEMIST_CONFIG,
-                       "%s: network %s is class-conditional: set [sample] labels, for example "
-                       "labels = 0-%lld",
-                       ini->file, network, (long long)info->n_classes - 1);
     if (context[0] && info->context_size == 0)
         return dm_fail(err, DEMIST_CONFIG,
                        "%s: [sample] context: network %s takes no context: remove the key",
@@ -155,15 +197,21 @@ static demist_status parse(const struct dm_run_config *config, const struct dm_i
     if (context[0] && (context[0] == '@' ? read_vectors(context + 1, l, err)
                                          : parse_vectors(context, l, err)) != DEMIST_OK)
         return dm_fail_where(err, "%s: [sample] context", where(ini, "context"));
+    DM_TRY(parse_low_res(config, ini, net, l, err));
+    if (l->n_labels == 0 && info->n_classes > 0)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "%s: network %s is class-conditional: set [sample] labels, for example "
+                       "labels = 0-%lld",
+                       ini->file, network, (long long)info->n_classes - 1);
     return DEMIST_OK;
 }
 
 demist_status dm_conditions_parse(const struct dm_run_config *config, const struct dm_ini *ini,
-                                  const demist_network_info *info, const char *network,
-                                  struct dm_condition_list *list, struct dm_error *err)
+                                  const struct dm_network *network, struct dm_condition_list *list,
+                                  struct dm_error *err)
 {
-    *list = (struct dm_condition_list){.context_size = info->context_size};
-    demist_status status = parse(config, ini, info, network, list, err);
+    *list = (struct dm_condition_list){.context_size = network->info.context_size};
+    demist_status status = parse(config, ini, network, list, err);
     if (status != DEMIST_OK)
         dm_conditions_finish(list);
     return status;
@@ -173,13 +221,16 @@ void dm_conditions_finish(struct dm_condition_list *list)
 {
     free(list->labels);
     free(list->contexts);
+    dm_image_data_finish(&list->low_res);
     *list = (struct dm_condition_list){0};
 }
 
 void dm_conditions_of(const struct dm_condition_list *list, int64_t first, int64_t n,
-                      int64_t *labels, float *context)
+                      int64_t *labels, float *context, float *low_res)
 {
+    const struct dm_image_data *small = &list->low_res;
     size_t width = (size_t)list->context_size;
+    size_t size = (size_t)(small->shape[0] * small->shape[1] * small->shape[2]);
     for (int64_t i = 0; i < n; i++) {
         if (list->n_labels)
             labels[i] = list->labels[(size_t)(first + i) % list->n_labels];
@@ -187,5 +238,8 @@ void dm_conditions_of(const struct dm_condition_list *list, int64_t first, int64
             memcpy(context + (size_t)i * width,
                    list->contexts + (size_t)(first + i) % list->n_contexts * width,
                    width * sizeof *context);
+        if (small->n)
+            memcpy(low_res + (size_t)i * size, small->x + (size_t)((first + i) % small->n) * size,
+                   size * sizeof *low_res);
     }
 }

@@ -1,10 +1,10 @@
-/* What images are conditioned on: labels and context vectors from a run's description, one per
- * image, cycled over the images. */
+/* What images are conditioned on: labels, context vectors and low-resolution images from a run's
+ * description, one per image, cycled over the images. */
 #ifndef DM_CONDITIONS_H
 #define DM_CONDITIONS_H
 
-#include <demist/network.h>
-
+#include "imagedata.h"
+#include "model.h"
 #include "runconfig.h"
 
 struct dm_condition_list {
@@ -13,18 +13,20 @@ struct dm_condition_list {
     float *contexts; /* [n_contexts][context_size]; NULL: zeros, or the network takes none */
     size_t n_contexts;
     int64_t context_size;
+    struct dm_image_data low_res; /* n = 0: the network takes none */
 };
 
-/* Parses [sample] labels and context for this network. CONFIG for labels outside the classes,
- * labels for a network without classes, none for one with classes, vectors of another length. */
+/* Parses [sample] labels, context and low_res for this network; low_res's own labels count where
+ * `labels` is not set. CONFIG for labels outside the classes, labels for a network without classes,
+ * none for one with classes, vectors of another length, low_res missing or not wanted. */
 demist_status dm_conditions_parse(const struct dm_run_config *config, const struct dm_ini *ini,
-                                  const demist_network_info *info, const char *network,
-                                  struct dm_condition_list *list, struct dm_error *err);
+                                  const struct dm_network *network, struct dm_condition_list *list,
+                                  struct dm_error *err);
 void dm_conditions_finish(struct dm_condition_list *list);
 
 /* Those of images first … first+n−1 (of the whole run): labels [n], context [n][context_size],
- * each only where the list has it. */
+ * low_res [n][C][h][w], each only where the list has it. */
 void dm_conditions_of(const struct dm_condition_list *list, int64_t first, int64_t n,
-                      int64_t *labels, float *context);
+                      int64_t *labels, float *context, float *low_res);
 
 #endif

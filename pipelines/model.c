@@ -114,9 +114,7 @@ void dm_network_close(struct dm_network *network)
     *network = (struct dm_network){0};
 }
 
-/* ---------------------------------------------------------------- on a device */
-
-/* The graph's input of that role, NULL when it has none. */
+/* NULL when it has none. */
 static const demist_node *input_of(const struct dm_graph *graph, demist_role role)
 {
     const demist_graph *view = dm_graph_view(graph);
@@ -126,11 +124,19 @@ static const demist_node *input_of(const struct dm_graph *graph, demist_role rol
     return NULL;
 }
 
+const demist_node *dm_network_input(const struct dm_network *network, demist_role role)
+{
+    return input_of(network->graph, role);
+}
+
+/* ---------------------------------------------------------------- on a device */
+
+/* Buffers for the input of that role, if the graph has one. */
 static demist_status condition_buffers(struct dm_model *model, demist_role role, const char *what,
-                                       demist_buffer *buffers[2], struct dm_error *err)
+                                       int n, demist_buffer **buffers, struct dm_error *err)
 {
     const demist_node *input = input_of(model->lowered.graph, role);
-    for (int i = 0; input && i < 2; i++)
+    for (int i = 0; input && i < n; i++)
         DM_TRY(dm_device_buffer(model->device,
                                 (size_t)model->max_batch * (size_t)demist_elements(input) *
                                     demist_dtype_bytes(input->dtype),
@@ -154,9 +160,12 @@ demist_status dm_model_compile(struct dm_model *model, const struct dm_network *
         status =
             dm_device_buffer(device, (size_t)max_batch * sizeof(float), "times", &model->time, err);
     if (status == DEMIST_OK)
-        status = condition_buffers(model, DEMIST_ROLE_LABEL, "labels", model->label, err);
+        status = condition_buffers(model, DEMIST_ROLE_LABEL, "labels", 2, model->label, err);
     if (status == DEMIST_OK)
-        status = condition_buffers(model, DEMIST_ROLE_CONTEXT, "context", model->context, err);
+        status = condition_buffers(model, DEMIST_ROLE_CONTEXT, "context", 2, model->context, err);
+    if (status == DEMIST_OK)
+        status = condition_buffers(model, DEMIST_ROLE_IMAGE, "low-resolution images", 1,
+                                   &model->image, err);
     if (status != DEMIST_OK)
         dm_model_finish(model);
     return status;
@@ -166,8 +175,8 @@ void dm_model_finish(struct dm_model *model)
 {
     if (!model->device)
         return;
-    demist_buffer *buffers[] = {model->time, model->label[0], model->label[1], model->context[0],
-                                model->context[1]};
+    demist_buffer *buffers[] = {model->time,       model->label[0],   model->label[1],
+                                model->context[0], model->context[1], model->image};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if (buffers[i])
             model->device->vtable->buffer_destroy(buffers[i]);
@@ -217,6 +226,19 @@ static demist_status write_context(struct dm_model *model, int64_t n, const floa
     return status;
 }
 
+static demist_status write_low_res(struct dm_model *model, int64_t n, const float *low_res,
+                                   struct dm_error *err)
+{
+    const demist_node *input = dm_network_input(model->network, DEMIST_ROLE_IMAGE);
+    if (!low_res)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "network %s is for super-resolution: set [sample] low_res to a picture, a "
+                       "folder of pictures or an .npz file",
+                       model->network->instance.cls->name);
+    size_t bytes = (size_t)n * (size_t)demist_elements(input) * sizeof(float);
+    return write(model, model->image, low_res, bytes, err);
+}
+
 demist_status dm_model_condition(struct dm_model *model, int64_t n,
                                  const struct dm_conditions *conditions, bool guided,
                                  struct dm_error *err)
@@ -238,6 +260,8 @@ demist_status dm_model_condition(struct dm_model *model, int64_t n,
         DM_TRY(write_labels(model, n, conditions->labels, guided, err));
     if (model->context[0])
         DM_TRY(write_context(model, n, conditions->context, guided, err));
+    if (model->image)
+        DM_TRY(write_low_res(model, n, conditions->low_res, err));
     model->guided = guided;
     return DEMIST_OK;
 }
@@ -265,6 +289,9 @@ demist_status dm_model_bind(struct dm_model *model, demist_buffer *x, demist_buf
             break;
         case DEMIST_ROLE_CONTEXT:
             buffers[n++] = model->context[unconditional];
+            break;
+        case DEMIST_ROLE_IMAGE:
+            buffers[n++] = model->image;
             break;
         default:
             return dm_fail(err, DEMIST_UNSUPPORTED,

@@ -21,10 +21,14 @@ demist_status dm_network_open(struct dm_network *network, struct dm_instance *in
                               const char *checkpoint, const char *prefix, struct dm_error *err);
 void dm_network_close(struct dm_network *network); /* a zeroed one is legal */
 
+/* The input of that role of the graph `denoise`, NULL when it has none. */
+const demist_node *dm_network_input(const struct dm_network *network, demist_role role);
+
 /* Conditions of a batch; NULL members where the network has no such input. */
 struct dm_conditions {
     const int64_t *labels; /* [n] */
     const float *context;  /* [n][context_size] */
+    const float *low_res;  /* [n][C][h][w], the input of role image */
 };
 
 struct dm_model {
@@ -35,6 +39,7 @@ struct dm_model {
     struct dm_lowered lowered;                /* what was compiled: for observation and dumps */
     demist_buffer *time;                      /* f32 [max_batch] */
     demist_buffer *label[2], *context[2];     /* [0] given, [1] null; NULL where there is none */
+    demist_buffer *image;                     /* role image; NULL where there is none */
     int32_t seed_slot, draw_slot, image_slot; /* −1: the graph has none */
     int64_t raw_elements;                     /* of one datum of `out` */
     bool guided;                              /* null conditions are set */

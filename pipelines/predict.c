@@ -13,7 +13,7 @@ struct job {
     const char *path;
     struct dm_checkpoint *in;
     int64_t n; /* images */
-    float *x, *t, *c, *out;
+    float *x, *t, *c, *low_res, *out;
     int64_t *labels; /* NULL: the network takes none */
     struct dm_model model;
     demist_buffer *x_buffer, *out_buffer;
@@ -176,6 +176,24 @@ static demist_status read_context(struct job *job, struct dm_error *err)
     return job->c ? dm_tensor_to_f32(c, job->c, err) : dm_fail_memory(err, "context");
 }
 
+static demist_status read_low_res(struct job *job, const demist_node *input, struct dm_error *err)
+{
+    const struct dm_tensor_view *low = dm_checkpoint_find(job->in, "low_res");
+    bool fits = low && low->rank == input->rank && low->shape[0] == job->n;
+    for (int32_t i = 1; fits && i < input->rank; i++)
+        fits = low->shape[i] == input->shape[i];
+    if (!fits)
+        return dm_fail(err, low ? DEMIST_INCOMPATIBLE : DEMIST_NOT_FOUND,
+                       "%s: %s low_res: the network is for super-resolution and needs the shape "
+                       "[%lld,%lld,%lld,%lld]",
+                       job->path, low ? "tensor" : "no tensor", (long long)job->n,
+                       (long long)input->shape[1], (long long)input->shape[2],
+                       (long long)input->shape[3]);
+    job->low_res = malloc(dm_tensor_elements(low) * sizeof *job->low_res);
+    return job->low_res ? dm_tensor_to_f32(low, job->low_res, err)
+                        : dm_fail_memory(err, "low-resolution images");
+}
+
 static void notice_ignored(const struct job *job)
 {
     const demist_network_info *info = &job->setup->network.info;
@@ -184,7 +202,8 @@ static void notice_ignored(const struct job *job)
         bool known = strcmp(name, "x") == 0 || strcmp(name, "t") == 0 ||
                      strcmp(name, "t_index") == 0 || strcmp(name, "t_network") == 0 ||
                      (info->n_classes && strcmp(name, "y") == 0) ||
-                     (info->context_size && strcmp(name, "c") == 0);
+                     (info->context_size && strcmp(name, "c") == 0) ||
+                     (job->low_res && strcmp(name, "low_res") == 0);
         if (!known)
             dm_log(job->setup->env->services.log, DM_LOG_WARNING, "%s: tensor %s is ignored",
                    job->path, name);
@@ -200,6 +219,9 @@ static demist_status read_inputs(struct job *job, struct dm_error *err)
         DM_TRY(read_labels(job, err));
     if (info->context_size)
         DM_TRY(read_context(job, err));
+    const demist_node *image = dm_network_input(&job->setup->network, DEMIST_ROLE_IMAGE);
+    if (image)
+        DM_TRY(read_low_res(job, image, err));
     notice_ignored(job);
     return DEMIST_OK;
 }
@@ -210,6 +232,8 @@ static demist_status evaluate(struct job *job, struct dm_error *err)
     struct dm_device *d = &s->device;
     int64_t elements = s->network.n_elements, raw = job->model.raw_elements;
     int64_t max = job->model.max_batch, context = s->network.info.context_size;
+    const demist_node *image = dm_network_input(&s->network, DEMIST_ROLE_IMAGE);
+    int64_t small = image ? demist_elements(image) : 0;
     DM_TRY(dm_device_buffer(d, (size_t)(max * elements) * sizeof(float), "x", &job->x_buffer, err));
     DM_TRY(dm_device_buffer(d, (size_t)(max * raw) * sizeof(float), "out", &job->out_buffer, err));
     DM_TRY(dm_model_bind(&job->model, job->x_buffer, job->out_buffer, false, &job->binding, err));
@@ -218,6 +242,7 @@ static demist_status evaluate(struct job *job, struct dm_error *err)
         struct dm_conditions conditions = {
             .labels = job->labels ? job->labels + first : NULL,
             .context = job->c ? job->c + first * context : NULL,
+            .low_res = job->low_res ? job->low_res + first * small : NULL,
         };
         DM_TRY(dm_model_condition(&job->model, n, &conditions, false, err));
         DM_TRY(dm_device_check(d, "buffer_write",
@@ -261,6 +286,7 @@ static void close_job(struct job *job)
     free(job->x);
     free(job->t);
     free(job->c);
+    free(job->low_res);
     free(job->out);
     free(job->labels);
 }

@@ -79,13 +79,15 @@ OPTION(sample_context, .key = "context",
        .doc = "context vectors, numbers with commas and vectors with |, or @FILE (tensor c); "
               "cycled over the images; empty: zeros",
        TEXT);
-static const demist_option *const sample_options[] = {&sample_steps,      &sample_offset,
-                                                      &sample_course_end, &sample_images,
-                                                      &sample_first,      &sample_batch,
-                                                      &sample_seed,       &sample_labels,
-                                                      &sample_clip,       &sample_start,
-                                                      &sample_start_file, &sample_guidance,
-                                                      &sample_context,    NULL};
+OPTION(sample_low_res, .key = "low_res",
+       .doc =
+           "super-resolution: a PNG, a folder of PNGs, or an .npz with arr_0 (and labels arr_1); "
+           "cycled over the images",
+       .type = DEMIST_OPTION_PATH);
+static const demist_option *const sample_options[] = {
+    &sample_steps,      &sample_offset,   &sample_course_end, &sample_images,  &sample_first,
+    &sample_batch,      &sample_seed,     &sample_labels,     &sample_clip,    &sample_start,
+    &sample_start_file, &sample_guidance, &sample_context,    &sample_low_res, NULL};
 
 static const char *const noise_sources[] = {"philox", "torch-cpu", "file", NULL};
 static const char *const noise_draw_rules[] = {"improved", "diffusers", NULL};
@@ -253,6 +255,7 @@ static demist_status parse_sample(struct reader *r, struct dm_run_config *c, str
     c->sample.start = (enum dm_start)value(r, "start")->integer;
     c->sample.start_file = text(r, "start_file");
     c->sample.guidance_scale = value(r, "guidance_scale")->number;
+    c->sample.low_res = text(r, "low_res");
     DM_TRY(list_or_file(r, "labels", &c->sample.labels, err));
     DM_TRY(list_or_file(r, "context", &c->sample.context, err));
     if (c->sample.start == DM_START_FILE)

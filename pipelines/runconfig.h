@@ -41,6 +41,7 @@ struct dm_run_config {
         enum dm_start start;
         const char *start_file;
         double guidance_scale;
+        const char *low_res;
     } sample;
     struct {
         enum dm_noise_kind source;

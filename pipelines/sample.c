@@ -16,9 +16,9 @@ struct job {
     struct dm_model model;
     struct dm_runner *runner;
     int64_t max_batch;
-    float *x, *context; /* [max_batch, …] */
-    int64_t *labels;    /* [max_batch] */
-    float *start;       /* start = file: [n_start, …] */
+    float *x, *context, *low_res; /* [max_batch, …] */
+    int64_t *labels;              /* [max_batch] */
+    float *start;                 /* start = file: [n_start, …] */
     int64_t n_start;
     struct dm_sample_progress progress; /* of the batch that runs */
 };
@@ -114,7 +114,7 @@ static demist_status open_job(struct job *job, struct dm_error *err)
     const struct dm_run_config *c = &s->config;
     const demist_network_info *info = &s->network.info;
     bool guided = c->sample.guidance_scale != 1;
-    DM_TRY(dm_conditions_parse(c, s->ini, info, c->network.use, &job->conditions, err));
+    DM_TRY(dm_conditions_parse(c, s->ini, &s->network, &job->conditions, err));
     if (c->sample.start == DM_START_HALF_CIRCLE &&
         (dm_process_is_vp(s->process) || info->rank != 1 || info->shape[0] != 2))
         return dm_fail(err, DEMIST_CONFIG,
@@ -136,7 +136,10 @@ static demist_status open_job(struct job *job, struct dm_error *err)
     job->x = malloc(n * (size_t)s->network.n_elements * sizeof *job->x);
     job->context = malloc(n * (size_t)(info->context_size + 1) * sizeof *job->context);
     job->labels = malloc(n * sizeof *job->labels);
-    if (!job->x || !job->context || !job->labels)
+    const int64_t *small = job->conditions.low_res.shape;
+    job->low_res =
+        malloc((n * (size_t)(small[0] * small[1] * small[2]) + 1) * sizeof *job->low_res);
+    if (!job->x || !job->context || !job->labels || !job->low_res)
         return dm_fail_memory(err, "a batch of images");
 
     DM_TRY(dm_model_compile(&job->model, &s->network, &s->device, job->max_batch, 0, err));
@@ -160,10 +163,11 @@ static demist_status run_batch(struct job *job, int64_t first, int64_t n, struct
 {
     struct dm_setup *s = job->setup;
     const struct dm_sample_hooks *hooks = job->hooks;
-    dm_conditions_of(&job->conditions, first, n, job->labels, job->context);
+    dm_conditions_of(&job->conditions, first, n, job->labels, job->context, job->low_res);
     struct dm_conditions conditions = {
         .labels = job->conditions.n_labels ? job->labels : NULL,
         .context = job->conditions.n_contexts ? job->context : NULL,
+        .low_res = job->conditions.low_res.n ? job->low_res : NULL,
     };
     bool guided = s->config.sample.guidance_scale != 1;
     DM_TRY(dm_model_condition(&job->model, n, &conditions, guided, err));
@@ -185,6 +189,7 @@ static void close_job(struct job *job)
     dm_conditions_finish(&job->conditions);
     free(job->x);
     free(job->context);
+    free(job->low_res);
     free(job->labels);
     free(job->start);
 }
