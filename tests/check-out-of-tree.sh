@@ -35,7 +35,7 @@ done
 
 cd "$work"
 demist=$prefix/bin/demist
-says sampler-midpoint "$demist" plugins --plugin-path "$work/mine"
+says "  midpoint" "$demist" plugins --plugin-path "$work/mine"
 export DEMIST_PLUGIN_PATH="$work/mine"
 says dpmpp-2m "$demist" plugins
 says 'order = 2' "$demist" plugins sampler.dpmpp-2m --ini
