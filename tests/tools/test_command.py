@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """The command as its users meet it: calls, files, exit statuses, and every error with its text."""
+import fcntl
 import json
 import math
 import os
+import pty
 import re
 import resource
 import shutil
 import signal
 import struct
 import subprocess
+import termios
 import time
 
 import commandtest
@@ -578,6 +581,53 @@ class Interruption(CommandTest):
         run.send_signal(signal.SIGCONT)
         run.communicate(timeout=60)
         self.assertEqual(run.returncode, 130)
+
+
+class Terminal(CommandTest):
+    """Progress is one line that is rewritten at most ten times a second."""
+
+    def on_terminal(self, *args, columns=100):
+        """Runs the command with a terminal as standard error; all that it was sent."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+        run = subprocess.Popen(self.arguments(args), cwd=self.dir, stdout=subprocess.DEVNULL,
+                               stderr=theirs, env=self.environment(TERM='xterm'))
+        os.close(theirs)
+        sent = b''
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            sent += piece
+        os.close(ours)
+        self.assertEqual(run.wait(timeout=60), 0, sent)
+        return sent.decode()
+
+    def long_run(self):
+        return ('sample', 'run.ini', '--set', 'sample.images=2000', '--set', 'sample.batch=10')
+
+    def test_progress_line_is_rewritten_and_erased(self):
+        began = time.monotonic()
+        sent = self.on_terminal(*self.long_run())
+        seconds = time.monotonic() - began
+        lines = re.findall(r'\r([^\r\x1b\n]+)', sent)
+        self.assertTrue(lines)
+        for line in lines:
+            self.assertRegex(line, r'^ *\d+%  \[#*\.*\]  step \d+/20  batch \d+/200')
+            self.assertLess(len(line), 100)
+        self.assertLessEqual(len(lines), 10 * seconds + 2)
+        self.assertRegex(sent.split('\x1b[K')[-1], r'^demist: 2000 images in [^\r]*it/s\r\n$')
+
+    def test_progress_line_fits_a_narrow_terminal(self):
+        sent = self.on_terminal(*self.long_run(), columns=30)
+        for line in re.findall(r'\r([^\r\x1b\n]+)', sent):
+            self.assertLess(len(line), 30)
+
+    def test_quiet_draws_nothing(self):
+        self.assertEqual(self.on_terminal(*self.long_run(), '-q'), '')
 
 
 class Manual(CommandTest):
