@@ -101,17 +101,17 @@ static int run(struct sample *sample)
     demist_result *result = NULL;
     progress_init(&sample->progress, &sample->common.console);
     demist_status status = demist_session_sample(sample->common.session, &with, &result);
-    if (status != DEMIST_OK)
-        console_draw(&sample->common.console, "");
-    else
+    if (status == DEMIST_OK && result)
         progress_end(&sample->progress, result->n_images);
+    else
+        console_draw(&sample->common.console, "");
     for (int64_t i = 0; result && i < result->n_files; i++)
         puts(result->files[i]);
     int exit_status = status == DEMIST_OK
                           ? EXIT_DONE
                           : report(&sample->common, sample->described.config, status,
                                    demist_session_error(sample->common.session));
-    if (status == DEMIST_CANCELLED)
+    if (status == DEMIST_CANCELLED && result)
         console_say(&sample->common.console, "%lld finished image%s kept",
                     (long long)result->n_images, result->n_images == 1 ? " is" : "s are");
     demist_result_free(result);
