@@ -88,7 +88,8 @@ static void multiply_keys(const struct call *call, const float **q, int rows, co
     const int vecs = cpu_panel_vecs(k, panel * k->nr, a->keys);
     const float *b = packed + cpu_panel_at(k, a->depth, panel);
     if (k->fused) {
-        k->gemm(rows, vecs, q, 1, a->depth, b, NULL, scores, ld);
+        k->gemm(rows, vecs, q, 1, a->depth, b, NULL, scores, ld,
+                (struct cpu_ahead){b, b + a->depth * k->nr, 0, vecs * k->vw});
         return;
     }
     const int64_t part = cpu_ceil(a->depth, 4), width = vecs * k->vw;
@@ -97,7 +98,8 @@ static void multiply_keys(const struct call *call, const float **q, int rows, co
     for (int64_t d = 0; d < a->depth; d += part) {
         for (int r = 0; r < rows; r++)
             at[r] = q[r] + d;
-        k->gemm(rows, vecs, at, 1, cpu_least(part, a->depth - d), b + d * width, NULL, tile, width);
+        k->gemm(rows, vecs, at, 1, cpu_least(part, a->depth - d), b + d * width, NULL, tile, width,
+                (struct cpu_ahead){b, b, 0, 0});
         for (int r = 0; r < rows; r++)
             if (d == 0)
                 memcpy(scores + r * ld, tile + r * width, (size_t)width * sizeof *tile);
@@ -148,8 +150,9 @@ static void attention_task(void *arg, int64_t task, int worker)
     for (int64_t panel = 0; panel < call->v_panels; panel++) {
         const int64_t column = panel * k->nr, n = cpu_least(k->nr, a->values - column);
         const int vecs = cpu_panel_vecs(k, column, a->values);
-        k->gemm(rows, vecs, pointers, 1, a->keys,
-                packed + a->k_floats + cpu_panel_at(k, a->keys, panel), NULL, tile, vecs * k->vw);
+        const float *b = packed + a->k_floats + cpu_panel_at(k, a->keys, panel);
+        k->gemm(rows, vecs, pointers, 1, a->keys, b, NULL, tile, vecs * k->vw,
+                (struct cpu_ahead){b, b + a->keys * k->nr, 0, vecs * k->vw});
         for (int r = 0; r < rows; r++)
             k->scalar_right(DEMIST_OP_MUL, n, out + r * a->out.stride[3] + column,
                             tile + r * vecs * k->vw, inverse[r]);
@@ -283,8 +286,9 @@ static void matmul_task(void *arg, int64_t task, int worker)
     for (int64_t panel = 0; panel < call->panels; panel++) {
         const int64_t column = panel * k->nr, n = cpu_least(k->nr, m->columns - column);
         const int vecs = cpu_panel_vecs(k, column, m->columns);
-        k->gemm(rows, vecs, pointers, 1, m->depth, b + cpu_panel_at(k, m->depth, panel), NULL, tile,
-                vecs * k->vw);
+        const float *from = b + cpu_panel_at(k, m->depth, panel);
+        k->gemm(rows, vecs, pointers, 1, m->depth, from, NULL, tile, vecs * k->vw,
+                (struct cpu_ahead){from, from + m->depth * k->nr, 0, vecs * k->vw});
         for (int r = 0; r < rows; r++)
             memcpy(out + (first + r) * m->out.stride[m->outer] + column, tile + r * vecs * k->vw,
                    (size_t)n * sizeof *out);

@@ -22,6 +22,8 @@ struct placement {
 struct cpu_building {
     const demist_graph *graph;
     struct placement *placements; /* by node id */
+    float *floats;                /* what is left of a block for parameters */
+    int64_t floats_left;
 };
 
 static const demist_host *host_of(const demist_program *p)
@@ -36,7 +38,7 @@ static void *new_block(demist_program *p, size_t bytes)
     struct cpu_memory *m = NULL;
     if (bytes <= SIZE_MAX / 2) {
         const size_t all = sizeof *m + bytes;
-        m = host_of(p)->alloc(host_of(p), all, all >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : ALIGN);
+        m = host_of(p)->alloc(host_of(p), all, all >= (size_t)HUGE_PAGE ? HUGE_PAGE : ALIGN);
     } else {
         host_of(p)->fail(host_of(p), DEMIST_NO_MEMORY, "a block of %zu bytes is more than memory",
                          bytes);
@@ -56,10 +58,27 @@ void *cpu_new(demist_program *p, size_t bytes)
     return block;
 }
 
+/* Parameters lie side by side in large blocks: on huge pages, and each layer's where the last one
+ * ended, so that streaming through them misses no translation. */
 float *cpu_new_floats(demist_program *p, int64_t n)
 {
+    enum { LEAST = 4096, MOST = 8 << 20 }; /* floats of a block */
+    struct cpu_building *b = p->building;
+    const int64_t so_far = p->param_bytes / 4;
     p->param_bytes += n * 4;
-    return new_block(p, (size_t)n * 4 + 4096); /* kernels prefetch behind the end */
+    n = cpu_round_up(n, 16);
+    if (n > b->floats_left) {
+        int64_t chunk = so_far < LEAST ? LEAST : cpu_least(so_far, MOST);
+        chunk = n > chunk ? n : chunk;
+        b->floats = new_block(p, (size_t)chunk * 4);
+        b->floats_left = b->floats ? chunk : 0;
+        if (!b->floats)
+            return NULL;
+    }
+    float *block = b->floats;
+    b->floats += n;
+    b->floats_left -= n;
+    return block;
 }
 
 /* Doubles the room of a growing array, whose old copy stays behind with the program. */

@@ -45,7 +45,7 @@
 
 #define PRODUCT(R)                                                                                 \
     static void product_##R##x2(const float *const *a, int64_t taps, int64_t k, const float *b,    \
-                                const float *init, float *c, int64_t ldc)                          \
+                                const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)  \
     {                                                                                              \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
         const vf init1 = init ? v_load(init + VW) : v_zero();                                      \
@@ -53,9 +53,10 @@
         {                                                                                          \
             REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < k; j++, b += 2 * VW)                   \
             {                                                                                      \
-                __builtin_prefetch(b + 32 * VW);                                                   \
-                if (VW == 16)                                                                      \
-                    __builtin_prefetch(b + 33 * VW);                                               \
+                __builtin_prefetch(ahead.a);                                                       \
+                ahead.a += ahead.a_step;                                                           \
+                __builtin_prefetch(ahead.b, 0, 2);                                                 \
+                ahead.b += ahead.b_step;                                                           \
                 const vf u0 = v_load(b), u1 = v_load(b + VW);                                      \
                 REP_##R(STEP2)                                                                     \
             }                                                                                      \
@@ -63,7 +64,7 @@
         REP_##R(STORE2)                                                                            \
     }                                                                                              \
     static void product_##R##x1(const float *const *a, int64_t taps, int64_t k, const float *b,    \
-                                const float *init, float *c, int64_t ldc)                          \
+                                const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)  \
     {                                                                                              \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
         REP_##R(START1) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
@@ -95,10 +96,10 @@ PRODUCT(14)
 #endif
 
 typedef void (*product)(const float *const *a, int64_t taps, int64_t k, const float *b,
-                        const float *init, float *c, int64_t ldc);
+                        const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
 
 static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
-                 const float *init, float *c, int64_t ldc)
+                 const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)
 {
 #define PAIR(R) {product_##R##x1, product_##R##x2},
     static const product products[CPU_ROWS][2] = {
@@ -107,7 +108,7 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
             PAIR(7) PAIR(8) PAIR(9) PAIR(10) PAIR(11) PAIR(12) PAIR(13) PAIR(14)
 #endif
     };
-    products[rows - 1][vecs - 1](a, taps, k, b, init, c, ldc);
+    products[rows - 1][vecs - 1](a, taps, k, b, init, c, ldc, ahead);
 }
 
 /* --- elementwise --- */
@@ -212,6 +213,31 @@ static void scalar_right(demist_op op, int64_t n, float *dst, const float *left,
 #define LOAD_RIGHT const vf y = v_set(right)
     BINARY_OPS
 #undef LOAD_RIGHT
+}
+
+static void store(int rows, int64_t n, const float *tile, int64_t ld, const float *const *add,
+                  float *const *to)
+{
+    if (n == 2 * VW) { /* a whole panel */
+        for (int i = 0; i < rows; i++, tile += ld) {
+            vf a = v_load(tile), b = v_load(tile + VW);
+            if (add) {
+                a += v_load(add[i]);
+                b += v_load(add[i] + VW);
+            }
+            v_store(to[i], a);
+            v_store(to[i] + VW, b);
+        }
+        return;
+    }
+    for (int i = 0; i < rows; i++, tile += ld)
+        for (int64_t j = 0; j < n; j += VW) {
+            const int64_t m = n - j < VW ? n - j : VW;
+            vf x = v_load_n(tile + j, m);
+            if (add)
+                x += v_load_n(add[i] + j, m);
+            v_store_n(to[i] + j, x, m);
+        }
 }
 
 static void select_kernel(int64_t n, float *dst, const float *c, const float *left,
@@ -520,6 +546,7 @@ const struct cpu_kernels CPU_KERNELS = {
     .unary = unary,
     .binary = binary,
     .scalar_right = scalar_right,
+    .store = store,
     .select = select_kernel,
     .multiply_add = multiply_add,
     .channel_stats = channel_stats,

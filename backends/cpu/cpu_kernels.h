@@ -21,6 +21,14 @@ enum {
     CPU_CHANNELS = 16 /* pixel-major rows are padded to a multiple of this in every level */
 };
 
+/* What a product fetches into the caches meanwhile, so many floats for each step of k: rows that
+ * come next (to the first level), and a panel that comes next (to the second). Addresses need not
+ * be valid. */
+struct cpu_ahead {
+    const float *a, *b;
+    int64_t a_step, b_step;
+};
+
 struct cpu_kernels {
     const char *name;
     int vw;     /* floats of a vector */
@@ -30,12 +38,15 @@ struct cpu_kernels {
     /* c[i][0..vecs·vw) = init + Σ_tap Σ_k a[tap·rows + i][k]·b[tap][k][·] for i < rows <= mr;
      * vecs 1 or 2; init [vecs·vw] or NULL for zeros; c's rows are ldc apart. */
     void (*gemm)(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
-                 const float *init, float *c, int64_t ldc);
+                 const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
 
     /* Elementwise over n floats; dst may be an operand. p0, p1: AFFINE's a, b; CLAMP's lo, hi. */
     void (*unary)(demist_op op, int64_t n, float *dst, const float *x, float p0, float p1);
     void (*binary)(demist_op op, int64_t n, float *dst, const float *x, const float *y);
     void (*scalar_right)(demist_op op, int64_t n, float *dst, const float *x, float y);
+    /* to[i][0..n) = tile[i·ld + ·] (+ add[i][·] where add is given) for i < rows */
+    void (*store)(int rows, int64_t n, const float *tile, int64_t ld, const float *const *add,
+                  float *const *to);
     void (*select)(int64_t n, float *dst, const float *c, const float *x, const float *y);
     /* dst = x·y + z */
     void (*multiply_add)(int64_t n, float *dst, const float *x, const float *y, const float *z);

@@ -174,12 +174,24 @@ void cpu_run_posts(const struct cpu_run *run, const struct cpu_post *posts, int3
     }
 }
 
-void cpu_store_tile(const struct cpu_run *run, const struct cpu_grid *to, const struct cpu_tile *t)
+void cpu_finish_tile(const struct cpu_run *run, const struct cpu_post *posts, int32_t n,
+                     const struct cpu_grid *to, const struct cpu_tile *t)
 {
-    float *base = cpu_at(run, &to->view) + t->channel;
+    /* the last post, if it adds a value to each element, is added while storing */
+    const struct cpu_post *last = n > 0 ? &posts[n - 1] : NULL;
+    const bool adds = last && last->op == DEMIST_OP_ADD && last->operand.channel == 1;
+    const float *add[CPU_MAX_TILE];
+    float *out[CPU_MAX_TILE], *base = cpu_at(run, &to->view) + t->channel;
+    cpu_run_posts(run, posts, adds ? n - 1 : n, t);
     for (int r = 0; r < t->rows; r++)
-        memcpy(base + t->image[r] * to->image + t->y[r] * to->row + t->x[r] * to->column,
-               t->data + r * t->ld, (size_t)t->n * sizeof(float));
+        out[r] = base + t->image[r] * to->image + t->y[r] * to->row + t->x[r] * to->column;
+    if (adds) {
+        const struct cpu_grid *g = &last->operand;
+        const float *from = cpu_at(run, &g->view) + t->channel;
+        for (int r = 0; r < t->rows; r++)
+            add[r] = from + t->image[r] * g->image + t->y[r] * g->row + t->x[r] * g->column;
+    }
+    run->kernels->store(t->rows, t->n, t->data, t->ld, adds ? add : NULL, out);
 }
 
 demist_status cpu_grid_of(demist_program *p, int32_t node, const struct cpu_view *view,
@@ -299,8 +311,29 @@ static void finish_block(const struct direct *d, const struct block *b, int64_t 
         tile.y[r] = d->phase->first_y + b->i[r] * c->step_y;
         tile.x[r] = d->phase->first_x + b->j[r] * c->step_x;
     }
-    cpu_run_posts(d->run, c->posts, c->n_posts, &tile);
-    cpu_store_tile(d->run, &c->y, &tile);
+    cpu_finish_tile(d->run, c->posts, c->n_posts, &c->y, &tile);
+}
+
+/* Where a block's results go if nothing follows and its pixels lie evenly spaced: straight to their
+ * place, *ld apart; else NULL. */
+static float *direct_place(const struct direct *d, const struct block *b, int64_t column, int64_t n,
+                           int64_t width, int64_t *ld)
+{
+    const struct cpu_product *c = d->c;
+    const struct cpu_grid *y = &c->y;
+    if (c->n_posts > 0 || n < width || c->n_phases > 1)
+        return NULL;
+    int64_t first = 0;
+    for (int r = 0; r < b->rows; r++) {
+        const int64_t at = b->image[r] * y->image + b->i[r] * y->row + b->j[r] * y->column;
+        if (r == 0)
+            first = at;
+        else if (r == 1)
+            *ld = at - first;
+        else if (at != first + r * *ld)
+            return NULL;
+    }
+    return cpu_at(d->run, &y->view) + first + d->group * c->filters + column;
 }
 
 /* One task: a chunk of pixels times a chunk of panels. */
@@ -331,14 +364,27 @@ static void direct_task(void *arg, int64_t task, int worker)
     for (int64_t panel = panel0; panel < panel1; panel++) {
         const int64_t column = panel * k->nr, n = cpu_least(k->nr, c->filters - column);
         const int vecs = cpu_panel_vecs(k, column, c->filters);
+        const int64_t width = vecs * k->vw;
         const float *b = d->packed + cpu_panel_at(k, depth, panel);
         const float **rows = pointers;
         float tile[CPU_MAX_MR * CPU_MAX_NR] __attribute__((aligned(64)));
         for (int i = 0; i < n_blocks; i++) {
+            const float **next = rows + blocks[i].rows * d->phase->n_taps;
+            const int64_t step = cpu_ceil(width, n_blocks);
+            const bool fetch_rows = d->phase->n_taps == 1 && i + 1 < n_blocks;
+            struct cpu_ahead ahead = {fetch_rows ? *next : b, b + depth * k->nr + i * step * depth,
+                                      fetch_rows ? 16 : 0, step};
+            if (n_blocks <= 2 && i == 0) { /* bound by memory: the panel itself, a little ahead */
+                ahead.b = b + 32 * k->nr;
+                ahead.b_step = width;
+            }
+            int64_t ld = width;
+            float *place = direct_place(d, &blocks[i], column, n, width, &ld);
             k->gemm(blocks[i].rows, vecs, rows, d->phase->n_taps, c->channels, b, d->bias + column,
-                    tile, vecs * k->vw);
-            finish_block(d, &blocks[i], column, n, tile, vecs * k->vw);
-            rows += blocks[i].rows * d->phase->n_taps;
+                    place ? place : tile, place ? ld : width, ahead);
+            if (!place)
+                finish_block(d, &blocks[i], column, n, tile, width);
+            rows = next;
         }
     }
 }

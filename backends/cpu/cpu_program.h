@@ -271,8 +271,9 @@ struct cpu_tile {
 };
 void cpu_run_posts(const struct cpu_run *run, const struct cpu_post *posts, int32_t n,
                    const struct cpu_tile *tile);
-void cpu_store_tile(const struct cpu_run *run, const struct cpu_grid *to,
-                    const struct cpu_tile *tile);
+/* Runs the posts and stores the tile. */
+void cpu_finish_tile(const struct cpu_run *run, const struct cpu_post *posts, int32_t n,
+                     const struct cpu_grid *to, const struct cpu_tile *tile);
 
 demist_status cpu_add_product(demist_program *p, const struct cpu_fused *f); /* cpu_product.c */
 demist_status cpu_add_norm(demist_program *p, const struct cpu_fused *f);    /* cpu_norm.c */

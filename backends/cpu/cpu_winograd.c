@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { TILES = 56, TARGET = 2 << 20 }; /* tiles of a task; floats of V at once */
+enum { TILES = 56, TARGET = 1048576 }; /* tiles of a task; floats of V at once */
 
 int cpu_winograd_choice(const struct cpu_kernels *k, int64_t channels, int64_t filters,
                         int64_t height, int64_t width)
@@ -163,8 +163,7 @@ static void finish_tile(const struct winograd *w, int64_t t, int64_t column, int
             tile.y[tile.rows] = y0 + i;
             tile.x[tile.rows] = x0 + j;
         }
-    cpu_run_posts(w->run, c->posts, c->n_posts, &tile);
-    cpu_store_tile(w->run, &c->y, &tile);
+    cpu_finish_tile(w->run, c->posts, c->n_posts, &c->y, &tile);
 }
 
 static void output_task(void *arg, int64_t task, int worker)
@@ -177,9 +176,9 @@ static void output_task(void *arg, int64_t task, int worker)
     const int64_t panel = task / w->chunks, column = panel * k->nr;
     const int64_t n = cpu_least(k->nr, c->filters - column);
     const int vecs = cpu_panel_vecs(k, column, c->filters);
-    const int64_t width = vecs * k->vw, step = TILES * k->nr + 16;
+    const int64_t width = vecs * k->vw, position = TILES * k->nr + 16;
     const int64_t all = cpu_packed_floats(k, c->channels, c->filters);
-    float *products = cpu_scratch(w->run, worker), *tile = products + positions(c) * step;
+    float *products = cpu_scratch(w->run, worker), *tile = products + positions(c) * position;
 
     for (int i = 0; i < positions(c); i++) {
         const float *b = w->packed + i * all + cpu_panel_at(k, c->channels, panel);
@@ -190,13 +189,19 @@ static void output_task(void *arg, int64_t task, int worker)
             const float *a[CPU_MAX_MR];
             for (int r = 0; r < rows; r++)
                 a[r] = v + (at + r) * c->channels;
-            k->gemm(rows, vecs, a, 1, c->channels, b, NULL, products + i * step + at * width,
-                    width);
+            /* meanwhile the next rows, and a part of the next position's panel */
+            const int64_t step = cpu_ceil(width, blocks);
+            const struct cpu_ahead ahead = {j + 1 < blocks ? a[rows - 1] + c->channels
+                                                           : v + c->plane,
+                                            b + all + j * step * c->channels, 16, step};
+            k->gemm(rows, vecs, a, 1, c->channels, b, NULL, products + i * position + at * width,
+                    width, ahead);
             at += rows;
         }
     }
     for (int64_t t = 0; t < count; t++) {
-        k->winograd_output(c->winograd, products + t * width, step, vecs, w->bias + column, tile);
+        k->winograd_output(c->winograd, products + t * width, position, vecs, w->bias + column,
+                           tile);
         finish_tile(w, first + t, column, n, tile, width);
     }
 }
