@@ -111,11 +111,14 @@ static demist_status load(int fd, const struct stat *info, const char *file,
                           const struct loaded **loaded, struct dm_error *err)
 {
     DM_TRY(check_elf(fd, info->st_size, file, err));
+    char link[32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (access(link, F_OK) != 0)
+        return dm_fail(err, DEMIST_IO, "%s cannot be loaded: there is no %s: mount /proc", file,
+                       link);
     struct loaded *entry = malloc(sizeof *entry);
     if (!entry)
         return dm_fail_memory(err, file);
-    char link[32];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     void *handle = dlopen(link, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
         free(entry);
