@@ -65,6 +65,7 @@ step_gcc() {
 
 step_install() {
     meson install -C "$out/gcc" --no-rebuild --quiet
+    tests/check-prefix.sh "$out/prefix"
     suites gcc --suite install
 }
 
@@ -100,8 +101,8 @@ step_tsan() {
 }
 
 step_valgrind() {
-    suites gcc --timeout-multiplier 20 \
-        --wrapper 'valgrind --quiet --leak-check=full --error-exitcode=99' \
+    local valgrind="valgrind --quiet --leak-check=full --error-exitcode=99"
+    suites gcc --timeout-multiplier 20 --wrapper "$valgrind --suppressions=$top/tests/valgrind.supp" \
         test_memory test_text test_number test_inifile test_safetensors test_torchfile test_schema
 }
 
