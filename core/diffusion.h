@@ -62,9 +62,9 @@ struct dm_diffusion {
 demist_status dm_diffusion_create(const demist_tables *tables, struct dm_diffusion *out,
                                   struct dm_error *err);
 
-/* The process that visits index[0] >= index[1] >= … >= index[n-1] only, and then `end`: first_index -
- * 1 for the clean end, or an index (spacing.h). beta is made again from the kept alpha_bar. INVALID
- * for indices that `whole` does not have or that rise. */
+/* The process that visits index[0] >= index[1] >= … >= index[n-1] only, and then `end`: first_index
+ * - 1 for the clean end, or an index (spacing.h). beta is made again from the kept alpha_bar.
+ * INVALID for indices that `whole` does not have or that rise. */
 demist_status dm_diffusion_respace(const struct dm_diffusion *whole, const int64_t *index,
                                    int64_t n, int64_t end, struct dm_diffusion *out,
                                    struct dm_error *err);
