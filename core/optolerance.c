@@ -311,7 +311,7 @@ static struct dm_tolerance fused(const demist_node *node, demist_precision preci
     struct dm_tolerance all = {0, 0};
     for (int32_t i = 0; i < node->n_body; i++) {
         const demist_node *part = node->body[i];
-        double in[MOST];
+        double in[MOST] = {0};
         if (part->n_inputs > MOST)
             return (struct dm_tolerance){INFINITY, 0};
         struct dm_magnitudes own = of_body(node, part, m, in, MOST);

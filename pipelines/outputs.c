@@ -184,7 +184,8 @@ static demist_status check_gif(const struct dm_outputs *out, int width, int heig
     for (size_t i = 0; i < out->n_kept; i++)
         frames += out->kept[i].frame;
     size_t pixels = (size_t)width * (size_t)height;
-    if (width <= DM_GIF_SIDE_MAX && height <= DM_GIF_SIDE_MAX && pixels <= GIF_PIXELS / frames)
+    if (width <= DM_GIF_SIDE_MAX && height <= DM_GIF_SIDE_MAX &&
+        (frames == 0 || pixels <= GIF_PIXELS / frames))
         return DEMIST_OK;
     return dm_fail(err, DEMIST_CONFIG,
                    "[output] formats: a gif of %zu frames with %d x %d pixels is too large: take "
@@ -424,7 +425,7 @@ static demist_status quantize(const struct dm_outputs *out, int64_t first, int64
             dm_image_quantize(to + at, x + at, (int)out->shape[0], (int)out->shape[1],
                               (int)out->shape[2], &out->levels, err);
         if (status != DEMIST_OK) {
-            dm_fail_where(err, "image %lld", (long long)(first + i));
+            dm_fail_where(err, "image %lld", (long long)first + i);
             return status;
         }
     }
@@ -664,7 +665,7 @@ static demist_status write_plot(struct dm_outputs *out, const char *name, bool s
             .n_points = (int)out->n_done,
             .paths = n > 1,
             .start = n > 1,
-            .max_paths = n < PATH_POINTS ? PATH_POINTS / n : 1,
+            .max_paths = n > 0 && n < PATH_POINTS ? PATH_POINTS / n : 1,
         };
         status = dm_plot_points(&drawing, &plot, err);
     }

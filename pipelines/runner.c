@@ -391,7 +391,7 @@ static const demist_node *make_noise(struct maker *m, int purpose)
 /* Follows the words from `at`, updating the tensors' values. */
 static void make_calls(struct maker *m, const struct words *code)
 {
-    const demist_node *in[3], **terms;
+    const demist_node *in[3] = {NULL}, **terms;
     for (size_t at = 0; at < code->n && !m->b->failed(m->b);) {
         const int32_t *w = code->data + at;
         switch ((enum call)w[0]) {

@@ -385,7 +385,7 @@ demist_status cpu_add_concat(demist_program *p, const demist_node *node)
     }
     int64_t offset = 0;
     for (int32_t i = 0; i < node->n_inputs; i++) {
-        struct cpu_view from, to = whole;
+        struct cpu_view from = {0}, to = whole;
         CPU_TRY(cpu_value_of(p, node->inputs[i], &from));
         to.shape[axis] = from.shape[axis];
         to.offset += offset * whole.stride[axis];
@@ -402,11 +402,11 @@ demist_status cpu_add_concat(demist_program *p, const demist_node *node)
 
 static demist_status add_reshape(demist_program *p, const demist_node *node)
 {
-    struct cpu_view from, to;
+    struct cpu_view from = {0}, to = {0};
     CPU_TRY(cpu_value_of(p, node->inputs[0], &from));
     if (!cpu_reshape(&from, node->rank, node->shape, &to)) {
         int32_t order[DEMIST_MAX_RANK];
-        for (int32_t i = 0; i < from.rank; i++)
+        for (int32_t i = 0; i < DEMIST_MAX_RANK; i++)
             order[i] = i;
         CPU_TRY(cpu_materialise(p, node->id, order, &from));
         cpu_reshape(&from, node->rank, node->shape, &to);
@@ -417,7 +417,7 @@ static demist_status add_reshape(demist_program *p, const demist_node *node)
 
 static demist_status add_view(demist_program *p, const demist_node *node)
 {
-    struct cpu_view from, to;
+    struct cpu_view from = {0}, to;
     CPU_TRY(cpu_value_of(p, node->inputs[0], &from));
     to = from;
     if (node->op == DEMIST_OP_SLICE) {
@@ -575,7 +575,7 @@ static demist_status define_outputs(demist_program *p, const demist_graph *graph
 {
     for (int32_t i = 0; i < graph->n_outputs; i++) {
         const demist_node *node = graph->outputs[i];
-        struct cpu_view view;
+        struct cpu_view view = {0};
         CPU_TRY(cpu_value_of(p, node, &view));
         struct cpu_storage *storage = &p->storages[view.storage];
         p->output_nodes[i] = node->id;

@@ -155,12 +155,20 @@ static demist_status run_elementwise(struct cpu_run *run, const void *arg)
 
 /* --- building --- */
 
+static bool same_view(const struct cpu_view *a, const struct cpu_view *b)
+{
+    const size_t bytes = (size_t)a->rank * sizeof a->shape[0];
+    return a->storage == b->storage && a->batched == b->batched && a->rank == b->rank &&
+           a->offset == b->offset && memcmp(a->shape, b->shape, bytes) == 0 &&
+           memcmp(a->stride, b->stride, bytes) == 0;
+}
+
 /* The number of an input among the step's, added if it is new. */
 static demist_status add_input(demist_program *p, struct elementwise *e,
                                const struct cpu_view *view, int32_t *index)
 {
     for (int32_t i = 1; i <= e->n_inputs; i++)
-        if (memcmp(&e->views[i], view, sizeof *view) == 0) {
+        if (same_view(&e->views[i], view)) {
             *index = i - 1;
             return DEMIST_OK;
         }

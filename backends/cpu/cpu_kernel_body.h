@@ -197,7 +197,7 @@ static void unary(demist_op op, int64_t n, float *dst, const float *src, float p
 /* x where it is NaN, else y */
 CPU_INLINE vf v_if_nan(vf x, vf y)
 {
-    const vi nan = x != x;
+    const vi nan = x != x; /* NOLINT(misc-redundant-expression) */
     return (vf)((nan & (vi)x) | (~nan & (vi)y));
 }
 

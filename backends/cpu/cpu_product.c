@@ -217,7 +217,7 @@ demist_status cpu_grid_of(demist_program *p, int32_t node, const struct cpu_view
             continue;
         if (i == 0)
             grid->image = v.stride[0];
-        else
+        else if (n < 2)
             *strides[n++] = v.stride[i];
     }
     return DEMIST_OK;
