@@ -363,7 +363,7 @@ static demist_status open_listeners(struct run *run, const struct dm_log *log, s
         return dm_fail_memory(err, "the run's description");
     DM_TRY(create_result(run, err));
     if (run->options->trajectory)
-        DM_TRY(dm_trajectory_create(&run->setup, &run->trajectory, err));
+        DM_TRY(dm_trajectory_create(&run->setup, run->options->trajectory, &run->trajectory, err));
     bool wanted = run->options->write_outputs && run->setup.config.output.formats; /* "": none */
     return wanted ? open_outputs(run, log, err) : DEMIST_OK;
 }
@@ -397,9 +397,8 @@ static demist_status write_files(struct run *run, struct dm_error *err)
         status = status == DEMIST_OK ? listed : status;
     }
     if (run->trajectory && n > 0) {
-        demist_status written =
-            dm_trajectory_write(run->trajectory, n, run->description, run->options->trajectory,
-                                status == DEMIST_OK ? err : NULL);
+        demist_status written = dm_trajectory_write(run->trajectory, n, run->description,
+                                                    status == DEMIST_OK ? err : NULL);
         status = status == DEMIST_OK ? written : status;
     }
     return status;

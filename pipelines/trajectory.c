@@ -7,6 +7,7 @@
 
 struct dm_trajectory {
     const struct dm_setup *setup;
+    struct dm_outfile out;
     int64_t first, images; /* [sample] first and images */
     int32_t n_steps;
     size_t elements; /* of one datum */
@@ -25,41 +26,49 @@ static void copy_times(struct dm_trajectory *t, const double *time)
             t->time[i] = (float)time[i];
 }
 
-demist_status dm_trajectory_create(const struct dm_setup *setup, struct dm_trajectory **trajectory,
-                                   struct dm_error *err)
+static demist_status allocate(struct dm_trajectory *t, struct dm_error *err)
 {
-    if (setup->network.info.rank + 2 > DM_MAX_RANK)
-        return dm_fail(
-            err, DEMIST_UNSUPPORTED,
-            "a trajectory has two dimensions more than the network's data, and files hold "
-            "%d at most: network %s's have %d",
-            DM_MAX_RANK, setup->config.network.use, (int)setup->network.info.rank);
-    struct dm_trajectory *t = calloc(1, sizeof *t);
-    if (!t)
-        return dm_fail_memory(err, "a trajectory");
-    t->setup = setup;
-    t->first = setup->config.sample.first;
-    t->images = setup->config.sample.images;
-    t->n_steps = dm_process_n_steps(setup->process);
-    t->elements = (size_t)setup->network.n_elements;
-    size_t n = (size_t)t->n_steps;
-    if (dm_process_is_vp(setup->process))
+    size_t n = (size_t)t->n_steps, bytes;
+    if (dm_process_is_vp(t->setup->process))
         t->index = calloc(n, sizeof *t->index);
     else
         t->time = calloc(n, sizeof *t->time);
     t->seen = calloc(n + 1, sizeof *t->seen);
-    size_t bytes;
-    bool fits = dm_mul_size(n + 1, (size_t)t->images, &bytes) &&
-                dm_mul_size(bytes, t->elements * sizeof(float), &bytes);
-    t->x = fits ? malloc(bytes) : NULL;
-    if (!t->x || !t->seen || (!t->index && !t->time)) {
-        dm_fail(err, DEMIST_NO_MEMORY,
-                "out of memory: a trajectory of %lld images and %d steps is gathered in memory "
-                "(%.3g GB): make fewer images at a time, with [sample] images and first",
-                (long long)t->images, (int)t->n_steps,
-                (double)(n + 1) * (double)t->images * (double)t->elements * sizeof(float) / 1e9);
+    if (dm_mul_size(n + 1, (size_t)t->images, &bytes) &&
+        dm_mul_size(bytes, t->elements * sizeof(float), &bytes))
+        t->x = malloc(bytes);
+    if (t->x && t->seen && (t->index || t->time))
+        return DEMIST_OK;
+    return dm_fail(err, DEMIST_NO_MEMORY,
+                   "out of memory: a trajectory of %lld images and %d steps is gathered in memory "
+                   "(%.3g GB): make fewer images at a time, with [sample] images and first",
+                   (long long)t->images, (int)t->n_steps,
+                   (double)(n + 1) * (double)t->images * (double)t->elements * sizeof(float) / 1e9);
+}
+
+demist_status dm_trajectory_create(const struct dm_setup *setup, const char *path,
+                                   struct dm_trajectory **trajectory, struct dm_error *err)
+{
+    if (setup->network.info.rank + 2 > DM_MAX_RANK)
+        return dm_fail(err, DEMIST_UNSUPPORTED,
+                       "a trajectory has two dimensions more than the network's data, and files "
+                       "hold %d at most: network %s's have %d",
+                       DM_MAX_RANK, setup->config.network.use, (int)setup->network.info.rank);
+    struct dm_trajectory *t = calloc(1, sizeof *t);
+    if (!t)
+        return dm_fail_memory(err, "a trajectory");
+    t->setup = setup;
+    t->out = DM_OUTFILE_INIT;
+    t->first = setup->config.sample.first;
+    t->images = setup->config.sample.images;
+    t->n_steps = dm_process_n_steps(setup->process);
+    t->elements = (size_t)setup->network.n_elements;
+    demist_status status = dm_outfile_open(&t->out, path, err);
+    if (status == DEMIST_OK)
+        status = allocate(t, err);
+    if (status != DEMIST_OK) {
         dm_trajectory_destroy(t);
-        return DEMIST_NO_MEMORY;
+        return status;
     }
     copy_times(t, dm_process_time(setup->process));
     *trajectory = t;
@@ -74,6 +83,7 @@ void dm_trajectory_destroy(struct dm_trajectory *t)
     free(t->index);
     free(t->time);
     free(t->seen);
+    dm_outfile_finish(&t->out);
     free(t);
 }
 
@@ -108,7 +118,7 @@ static void pack(struct dm_trajectory *t, int64_t n_images)
 }
 
 demist_status dm_trajectory_write(struct dm_trajectory *t, int64_t n_images,
-                                  const char *description, const char *path, struct dm_error *err)
+                                  const char *description, struct dm_error *err)
 {
     DM_TRY(check_complete(t, n_images, err));
     const demist_network_info *info = &t->setup->network.info;
@@ -131,5 +141,6 @@ demist_status dm_trajectory_write(struct dm_trajectory *t, int64_t n_images,
         views[0].shape[i + 2] = info->shape[i];
     pack(t, n_images);
     struct dm_metadata metadata = {"demist", description};
-    return dm_safetensors_save(path, views, 2, &metadata, 1, err);
+    DM_TRY(dm_safetensors_write(&t->out, views, 2, &metadata, 1, err));
+    return dm_outfile_commit(&t->out, err);
 }

@@ -12,17 +12,18 @@
 
 struct dm_trajectory;
 
-/* For all images of the setup, which must outlive it. NO_MEMORY names the size. */
-demist_status dm_trajectory_create(const struct dm_setup *setup, struct dm_trajectory **trajectory,
-                                   struct dm_error *err);
+/* For all images of the setup, which must outlive it, into the file `path`. Whether that can be
+ * written and memory suffices (NO_MEMORY names the size) is found here, not after hours. */
+demist_status dm_trajectory_create(const struct dm_setup *setup, const char *path,
+                                   struct dm_trajectory **trajectory, struct dm_error *err);
 void dm_trajectory_destroy(struct dm_trajectory *trajectory); /* NULL is legal */
 
 /* Copies a state: to be called for every step of every batch, with data. */
 void dm_trajectory_add(struct dm_trajectory *trajectory, const struct dm_sample_progress *progress);
 
-/* Writes the first n_images to a temporary name and gives it the name `path`, replacing what bore
- * it. Called once; the states are rearranged. */
+/* Writes the first n_images and gives the file its name, replacing what bore it. Called once; the
+ * states are rearranged. */
 demist_status dm_trajectory_write(struct dm_trajectory *trajectory, int64_t n_images,
-                                  const char *description, const char *path, struct dm_error *err);
+                                  const char *description, struct dm_error *err);
 
 #endif

@@ -99,6 +99,7 @@ static int run(struct sample *sample)
     with.overwrite = sample->overwrite;
     with.trajectory = sample->trajectory;
     demist_result *result = NULL;
+    interrupt_gracefully();
     progress_init(&sample->progress, &sample->common.console);
     demist_status status = demist_session_sample(sample->common.session, &with, &result);
     if (status == DEMIST_OK && result)

@@ -6,11 +6,11 @@
 #include <unistd.h>
 
 /* A signal handler has nothing but globals to talk to. */
-static volatile sig_atomic_t asked;
+static volatile sig_atomic_t graceful, asked;
 
 static void on_signal(int signal)
 {
-    if (asked)
+    if (!graceful || asked)
         _exit(EXIT_INTERRUPTED);
     asked = 1;
 }
@@ -24,6 +24,11 @@ void interrupt_install(void)
     action.sa_handler = SIG_IGN;
     sigaction(SIGXFSZ, &action, NULL);
     sigaction(SIGPIPE, &action, NULL);
+}
+
+void interrupt_gracefully(void)
+{
+    graceful = 1;
 }
 
 bool interrupted(void)

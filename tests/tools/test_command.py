@@ -523,6 +523,12 @@ class Disks(CommandTest):
         self.assertIn('No space left', self.err)
         self.assertEqual(self.files(), ['samples.npy'])
 
+    def test_unwritable_trajectory_is_known_before_the_run(self):
+        for path in ('missing/t.safetensors', '.'):
+            self.refuses(1, path, args=('sample', 'run.ini', '--trajectory', path))
+            self.assertNotIn('steps in', self.err)
+            self.assertEqual(self.files(), [])
+
     def test_no_space_for_a_prediction(self):
         self.write('in.safetensors', tensor_bytes({'x': floats([1, 2], [1, 2]),
                                                    't': floats([1], [0.5])}))
@@ -582,6 +588,16 @@ class Interruption(CommandTest):
         run.send_signal(signal.SIGCONT)
         run.communicate(timeout=60)
         self.assertEqual(run.returncode, 130)
+
+
+    def test_interrupt_before_a_run_ends_at_once(self):
+        os.mkfifo(self.path('fifo.ini'))
+        for with_signal in (signal.SIGINT, signal.SIGTERM):
+            run = self.start('sample', 'fifo.ini')
+            with open(self.path('fifo.ini'), 'w'):  # opens when the command reads
+                run.send_signal(with_signal)
+                run.communicate(timeout=60)
+            self.assertEqual(run.returncode, 130)
 
 
 class Terminal(CommandTest):
