@@ -207,6 +207,7 @@ static int64_t lay_out(struct cpu_view *view, const int32_t *order)
 {
     int64_t step = 1;
     for (int32_t i = view->rank - 1; i >= 0; i--) {
+        /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): there is one for each axis */
         const int32_t axis = order[i];
         if (view->batched && axis == 0) {
             view->stride[0] = step;
