@@ -299,6 +299,35 @@ demist_status dm_ini_read_file(const char *path, struct dm_ini **ini, struct dm_
     return status;
 }
 
+static bool copy_entries(struct dm_ini *to, const struct dm_ini_section *from)
+{
+    struct dm_ini_section *section = get_section(to, from->name, strlen(from->name), from->where);
+    for (const struct dm_ini_entry *e = from->entries; section && e; e = e->next) {
+        struct dm_ini_entry *copy = add_entry(to, section, e->key);
+        if (!copy || !(copy->value = dm_arena_strdup(&to->arena, e->value)) ||
+            !(copy->where = dm_arena_strdup(&to->arena, e->where)) ||
+            !(copy->dir = dm_arena_strdup(&to->arena, e->dir)))
+            return false;
+        copy->line = e->line;
+    }
+    return section && (section->where = dm_arena_strdup(&to->arena, from->where));
+}
+
+demist_status dm_ini_copy(const struct dm_ini *from, struct dm_ini **ini, struct dm_error *err)
+{
+    const char *dir = NULL;
+    struct dm_ini *copy = create(from->file, &dir);
+    bool ok = copy;
+    for (const struct dm_ini_section *s = from->sections; ok && s; s = s->next)
+        ok = copy_entries(copy, s);
+    if (ok) {
+        *ini = copy;
+        return DEMIST_OK;
+    }
+    dm_ini_destroy(copy);
+    return dm_fail_memory(err, from->file);
+}
+
 void dm_ini_destroy(struct dm_ini *ini)
 {
     if (!ini)

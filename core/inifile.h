@@ -56,6 +56,10 @@ demist_status dm_ini_read_file(const char *path, struct dm_ini **ini, struct dm_
 demist_status dm_ini_read_memory(const char *name, const char *bytes, size_t size,
                                  struct dm_ini **ini, struct dm_error *err);
 
+/* A document of its own with the same sections, keys, values and places, for overrides that are
+ * not to touch the first. */
+demist_status dm_ini_copy(const struct dm_ini *from, struct dm_ini **ini, struct dm_error *err);
+
 /* NULL is accepted. */
 void dm_ini_destroy(struct dm_ini *ini);
 

@@ -1,5 +1,6 @@
 #include "jsonout.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #include "number.h"
@@ -20,7 +21,10 @@ void dm_json_put_text(cJSON *object, const char *key, const char *text, bool *ok
 void dm_json_put_number(cJSON *object, const char *key, double number, bool *ok)
 {
     char text[DM_DOUBLE_TEXT];
-    dm_json_put(object, key, cJSON_CreateRaw(dm_format_double(number, text)), ok);
+    dm_json_put(object, key,
+                isfinite(number) ? cJSON_CreateRaw(dm_format_double(number, text))
+                                 : cJSON_CreateNull(),
+                ok);
 }
 
 static cJSON *create_integer(int64_t number)

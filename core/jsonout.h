@@ -17,6 +17,7 @@
 /* Adds `item`, which it takes over also when that fails. */
 void dm_json_put(cJSON *object, const char *key, cJSON *item, bool *ok);
 void dm_json_put_text(cJSON *object, const char *key, const char *text, bool *ok); /* NULL: null */
+/* null for what is not finite, which JSON has no number for. */
 void dm_json_put_number(cJSON *object, const char *key, double number, bool *ok);
 void dm_json_put_integer(cJSON *object, const char *key, int64_t number, bool *ok); /* all digits */
 /* A new array or object under the key; NULL after a failure, which all functions accept. */
