@@ -89,13 +89,14 @@ demist_status dm_device_compile(struct dm_device *d, const struct dm_graph *grap
                                 struct dm_lowered *lowered, struct dm_error *err)
 {
     struct dm_lowered low = {0};
-    struct dm_lower_options options = {.frozen = true, .supports = supports, .user = d};
+    struct dm_lower_options options = {
+        .frozen = true, .observe_all = flags & DM_COMPILE_UNFUSED, .supports = supports, .user = d};
     demist_status status = dm_graph_lower(graph, &options, &low, err);
     if (status == DEMIST_OK) {
         demist_compile_info info = DEMIST_INIT(demist_compile_info);
         info.max_batch = max_batch;
         info.precision = d->precision;
-        info.flags = flags | DEMIST_COMPILE_FROZEN;
+        info.flags = (flags & ~DM_COMPILE_UNFUSED) | DEMIST_COMPILE_FROZEN;
         status = dm_device_check(
             d, "compile", d->vtable->compile(d->device, dm_graph_view(low.graph), &info, program),
             err);

@@ -40,9 +40,12 @@ demist_status dm_device_check(struct dm_device *device, const char *function, de
 demist_status dm_device_buffer(struct dm_device *device, size_t bytes, const char *what,
                                demist_buffer **buffer, struct dm_error *err);
 
+/* Beside DEMIST_COMPILE_…: nothing is fused, so that every value can be observed. */
+#define DM_COMPILE_UNFUSED (1u << 31)
+
 /* Lowers the graph for this device and compiles it with frozen parameters and `flags`
- * (DEMIST_COMPILE_…). lowered, where not NULL, gets what was compiled; the caller destroys its
- * graph. */
+ * (DEMIST_COMPILE_…, DM_COMPILE_UNFUSED). lowered, where not NULL, gets what was compiled; the
+ * caller destroys its graph. */
 demist_status dm_device_compile(struct dm_device *device, const struct dm_graph *graph,
                                 int64_t max_batch, uint32_t flags, demist_program **program,
                                 struct dm_lowered *lowered, struct dm_error *err);

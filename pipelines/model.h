@@ -45,7 +45,7 @@ struct dm_model {
     bool guided;                              /* null conditions are set */
 };
 
-/* max_batch images at most. flags: DEMIST_COMPILE_… */
+/* max_batch images at most. flags: as of dm_device_compile. */
 demist_status dm_model_compile(struct dm_model *model, const struct dm_network *network,
                                struct dm_device *device, int64_t max_batch, uint32_t flags,
                                struct dm_error *err);

@@ -82,6 +82,7 @@ struct dm_runner {
     int64_t n, first_image;
     uint64_t n_predicts;   /* of this batch: the network's own draw number */
     float *host, *host_x0; /* [max_batch][elements] */
+    float *host_raw;       /* [max_batch][raw elements], for `evaluated` */
     float *times;          /* [max_batch] */
     int32_t emitted;       /* step after which x is to be checked, −1: none */
 };
@@ -840,6 +841,20 @@ static demist_status network_binding(struct dm_runner *r, demist_buffer *x, bool
     return DEMIST_OK;
 }
 
+static demist_status tell_evaluation(struct dm_runner *r, demist_tensor *x, bool unconditional)
+{
+    DM_TRY(read_tensor(r, x, r->host));
+    DM_TRY(read_tensor(r, r->tensors[unconditional ? RAW_NULL : RAW], r->host_raw));
+    struct dm_evaluation evaluation = {.n = r->n,
+                                       .x = r->host,
+                                       .time = r->times,
+                                       .out = r->host_raw,
+                                       .unconditional = unconditional,
+                                       .draw = r->n_predicts};
+    r->o.evaluated(r->o.user, &evaluation);
+    return DEMIST_OK;
+}
+
 static demist_status evaluate_network(struct dm_runner *r, int64_t n_times, const double *times,
                                       demist_tensor *x)
 {
@@ -854,6 +869,8 @@ static demist_status evaluate_network(struct dm_runner *r, int64_t n_times, cons
         DM_TRY(dm_model_execute(r->o.model, binding, r->times, r->n, dm_noise_seed(r->o.noise),
                                 r->n_predicts, (uint64_t)r->first_image, &r->error));
         r->tensors[null ? RAW_NULL : RAW]->has_value = true;
+        if (r->o.evaluated)
+            DM_TRY(tell_evaluation(r, x, null));
     }
     r->n_predicts++;
     return DEMIST_OK;
@@ -1074,12 +1091,14 @@ static demist_status run_emit(demist_run *run, int32_t i, demist_tensor *x, demi
             DM_TRY(run_read(run, x0, r->host_x0));
             data_x0 = r->host_x0;
         }
-        DM_TRY(check_finite(r, i, data));
+        if (!r->o.keep_nonfinite)
+            DM_TRY(check_finite(r, i, data));
     }
     if (r->o.emit && !r->o.emit(r->o.user, i, data, data_x0))
         return dm_fail(&r->error, DEMIST_CANCELLED, "interrupted after step %d of %d", (int)i + 1,
                        (int)run->n_steps);
-    return DEMIST_OK;
+    const float *taught = r->o.teacher ? r->o.teacher(r->o.user, i) : NULL;
+    return taught ? write_tensor(r, x, taught) : DEMIST_OK;
 }
 
 /* ---------------------------------------------------------------- the runner */
@@ -1118,7 +1137,10 @@ demist_status dm_runner_create(const struct dm_runner_options *options, struct d
     r->host = malloc(elements * sizeof(float));
     r->host_x0 = malloc(elements * sizeof(float));
     r->times = malloc((size_t)options->max_batch * sizeof(float));
-    demist_status status = r->host && r->host_x0 && r->times ? DEMIST_OK : out_of_memory(r);
+    size_t raw = options->evaluated ? (size_t)options->model->raw_elements : 0;
+    r->host_raw = malloc((size_t)options->max_batch * raw * sizeof(float) + 1);
+    bool ok = r->host && r->host_x0 && r->times && r->host_raw;
+    demist_status status = ok ? DEMIST_OK : out_of_memory(r);
     for (int i = 0; status == DEMIST_OK && i < N_FIXED; i++) {
         demist_tensor *t;
         status = add_tensor(r, &t);
@@ -1159,6 +1181,7 @@ void dm_runner_destroy(struct dm_runner *r)
     free(r->vector_buffers);
     free(r->host);
     free(r->host_x0);
+    free(r->host_raw);
     free(r->times);
     free(r);
 }
@@ -1202,11 +1225,11 @@ demist_status dm_runner_sample(struct dm_runner *r, struct dm_instance *sampler,
                                int64_t first_image, int64_t n, float *x, struct dm_error *err)
 {
     size_t bytes = (size_t)n * (size_t)r->run.n_elements * sizeof(float);
-    float *start = r->o.check_every_step ? NULL : malloc(bytes);
+    float *start = r->o.check_every_step || r->o.keep_nonfinite ? NULL : malloc(bytes);
     if (start)
         memcpy(start, x, bytes);
     demist_status status = run_batch(r, sampler, first_image, n, x);
-    if (status == DEMIST_OK && first_bad_image(r, x) >= 0) {
+    if (status == DEMIST_OK && !r->o.keep_nonfinite && first_bad_image(r, x) >= 0) {
         /* A run is a function of its start, so a second one that looks at every step finds the
          * step that the first one, which never waited for the device, could not see. */
         if (start) {

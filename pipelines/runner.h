@@ -20,6 +20,16 @@
 
 struct dm_runner;
 
+/* One evaluation of the network, as it happened. */
+struct dm_evaluation {
+    int64_t n;          /* images */
+    const float *x;     /* [n][elements] */
+    const float *time;  /* [n], what the network was handed */
+    const float *out;   /* [n][raw elements] */
+    bool unconditional; /* of the two that guidance takes, the one without a condition */
+    uint64_t draw;      /* of the network's own random numbers */
+};
+
 /* What a run needs; all of it must outlive the runner. */
 struct dm_runner_options {
     struct dm_device *device;
@@ -33,6 +43,12 @@ struct dm_runner_options {
     /* After each step: x and x0 are NULL unless wants_data; false stops the run. */
     bool (*emit)(void *user, int32_t step, const float *x, const float *x0);
     bool wants_data;
+    /* Told of every evaluation, which then waits for the device; NULL: nobody looks. */
+    void (*evaluated)(void *user, const struct dm_evaluation *evaluation);
+    /* After `emit`, with wants_data: the state, [n][elements], that the run goes on from instead of
+     * its own; NULL, or returning NULL: its own. */
+    const float *(*teacher)(void *user, int32_t step);
+    bool keep_nonfinite; /* values that are not finite are the caller's to judge */
     void *user;
 };
 

@@ -1,7 +1,6 @@
 #include "sample.h"
 
 #include "philox.h"
-#include "runner.h"
 #include "tensorfile.h"
 
 #include <math.h>
@@ -108,6 +107,18 @@ static bool emit(void *user, int32_t step, const float *x, const float *x0)
     return report(user, step + 1, x, x0);
 }
 
+static void evaluated(void *user, const struct dm_evaluation *evaluation)
+{
+    struct job *job = user;
+    job->hooks->evaluated(job->hooks->user, evaluation);
+}
+
+static const float *teacher(void *user, int32_t step)
+{
+    struct job *job = user;
+    return job->hooks->teacher(job->hooks->user, step);
+}
+
 static demist_status open_job(struct job *job, struct dm_error *err)
 {
     struct dm_setup *s = job->setup;
@@ -151,9 +162,12 @@ static demist_status open_job(struct job *job, struct dm_error *err)
         .max_batch = job->max_batch,
         .clip = s->clip,
         .guidance_scale = guided ? c->sample.guidance_scale : 1,
-        .check_every_step = s->device.type == DEMIST_DEVICE_CPU,
+        .check_every_step = s->device.type == DEMIST_DEVICE_CPU && !job->hooks->keep_nonfinite,
         .emit = emit,
         .wants_data = job->hooks->wants_data,
+        .evaluated = job->hooks->evaluated ? evaluated : NULL,
+        .teacher = job->hooks->teacher ? teacher : NULL,
+        .keep_nonfinite = job->hooks->keep_nonfinite,
         .user = job,
     };
     return dm_runner_create(&options, &job->runner, err);

@@ -3,6 +3,7 @@
 #define DM_SAMPLE_H
 
 #include "conditions.h"
+#include "runner.h"
 #include "setup.h"
 
 struct dm_sample_progress {
@@ -23,6 +24,10 @@ struct dm_sample_hooks {
     /* A failure of a listener's own, found in `progress`; consulted after the run stopped. */
     demist_status (*failure)(void *user, struct dm_error *err);
     bool wants_data; /* progress needs x and x0: every step then waits for the device */
+    /* As in dm_runner_options: for those who compare runs. */
+    void (*evaluated)(void *user, const struct dm_evaluation *evaluation);
+    const float *(*teacher)(void *user, int32_t step);
+    bool keep_nonfinite;
     void *user;
 };
 
