@@ -11,6 +11,8 @@
 static const struct command commands[] = {
     {"sample", "make pictures or points from a trained network", cmd_sample},
     {"predict", "evaluate the network once, tensors in, tensors out", cmd_predict},
+    {"compare", "the same run on several backends: where they differ, how fast they are",
+     cmd_compare},
     {"plugins", "what is installed, and the options of each plugin", cmd_plugins},
     {"devices", "what can compute", cmd_devices},
     {"inspect", "what a checkpoint, a tensor file or a picture of demist's holds", cmd_inspect},

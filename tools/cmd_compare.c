@@ -1,0 +1,218 @@
+/* demist compare: the same run on several backends, and where they differ. */
+#include "command.h"
+
+#include "compare.h"
+#include "fileio.h"
+#include "interrupt.h"
+#include "progress.h"
+#include "session.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { KEY_SAMPLERS = 256, KEY_STEPS, KEY_OBSERVE, KEY_SAVE_CASE, KEY_HTML, KEY_REPLAY };
+
+struct compare {
+    struct common common;
+    struct described described;
+    const char *backends, *samplers, *html, *replay;
+    struct dm_compare_options options;
+    struct dm_arena arena; /* of the lists */
+    struct dm_text out;
+    double shown; /* when progress last was */
+    bool json;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct compare *compare = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &compare->described;
+        state->child_inputs[1] = &compare->common;
+        return 0;
+    case 'b':
+        compare->backends = arg;
+        return 0;
+    case KEY_SAMPLERS:
+        compare->samplers = arg;
+        return 0;
+    case KEY_STEPS:
+        compare->options.steps = arg;
+        return 0;
+    case KEY_OBSERVE:
+        if (strcmp(arg, "all") != 0 && strcmp(arg, "fused") != 0)
+            argp_error(state, "--observe %s: expected fused or all", arg);
+        compare->options.observe_all = strcmp(arg, "all") == 0;
+        return 0;
+    case KEY_SAVE_CASE:
+        compare->options.save_case = arg;
+        return 0;
+    case KEY_HTML:
+        compare->html = arg;
+        return 0;
+    case KEY_REPLAY:
+        compare->replay = arg;
+        return 0;
+    case 'j':
+        compare->json = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (!compare->replay && !compare->backends && compare->described.config)
+            argp_error(state, "--backends is missing: name two or more, the reference side first");
+        if (compare->replay)
+            return 0;
+        return described_argument(&compare->described, key, arg, state);
+    case ARGP_KEY_ARG:
+        return described_argument(&compare->described, key, arg, state);
+    }
+    return ARGP_ERR_UNKNOWN;
+}
+
+static const struct argp_option options[] = {
+    {"backends", 'b', "A,B,...", 0,
+     "what to compare; the first is the reference side. NAME:PRECISION for another precision than "
+     "[backend] precision, as in cpu:bf16",
+     0},
+    {"samplers", KEY_SAMPLERS, "A,B,...", 0, "with each of these (default: [sampler] use)", 0},
+    {"steps", KEY_STEPS, "STEPS", 0, "instead of [sample] steps", 0},
+    {"observe", KEY_OBSERVE, "fused|all", 0,
+     "look into the programs as they run (fused, the default), or turn fusion off to see every "
+     "value",
+     0},
+    {"save-case", KEY_SAVE_CASE, "DIR", 0,
+     "keep the first node that leaves its tolerance, with its inputs, in DIR", 0},
+    {"replay", KEY_REPLAY, "FILE", 0, "run a saved case again, on --backends or on its own", 0},
+    {"html", KEY_HTML, "FILE", 0, "write one self-contained page; an existing FILE is replaced", 0},
+    {"json", 'j', NULL, 0, "print one JSON object", 0},
+    {0},
+};
+static const struct argp_child children[] = {{&described_argp}, {&common_argp}, {0}};
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .children = children,
+    .args_doc = "CONFIG --backends A,B[,...]\n--replay FILE [CONFIG] [--backends A,...]",
+    .doc =
+        "Run one batch of the run that CONFIG describes on several backends, with the same "
+        "checkpoint, noise and labels, and tell where they differ and how fast they are.\v"
+        "A backend disagrees when a node of the network, run alone on the reference side's "
+        "inputs, leaves its tolerance, or when the network's output at the reference side's "
+        "states does. The exit status is then 3. That chains drift apart is told, not judged.\n\n"
+        "Examples:\n"
+        "  demist compare crawl.ini --backends reference,cpu --html report.html\n"
+        "  demist compare crawl.ini --backends reference,cpu,cpu:bf16 --samplers ddim,ddpm\n"
+        "  demist compare crawl.ini --backends reference,opencl --save-case cases\n"
+        "  demist compare --replay cases/ddim-opencl.safetensors --backends opencl,cpu",
+};
+
+static bool on_progress(void *user, const char *what, int64_t done, int64_t total)
+{
+    struct compare *compare = user;
+    struct console *console = &compare->common.console;
+    char line[192];
+    double now = progress_clock();
+    if (!console->terminal || console->verbosity == QUIET || now - compare->shown < 0.1)
+        return !interrupted();
+    compare->shown = now;
+    snprintf(line, sizeof line, "%s %lld/%lld", what, (long long)done, (long long)total);
+    console_draw(console, line);
+    return !interrupted();
+}
+
+static demist_status split_lists(struct compare *c, struct dm_error *err)
+{
+    if (c->backends)
+        DM_TRY(dm_split_list(&c->arena, c->backends, &c->options.backends, &c->options.n_backends,
+                             err));
+    if (c->samplers)
+        DM_TRY(dm_split_list(&c->arena, c->samplers, &c->options.samplers, &c->options.n_samplers,
+                             err));
+    return DEMIST_OK;
+}
+
+static demist_status write_page(const char *path, const struct dm_comparison *comparison,
+                                struct dm_error *err)
+{
+    struct dm_text page = DM_TEXT_INIT;
+    demist_status status = dm_compare_html(comparison, &page, err);
+    if (status == DEMIST_OK && page.failed)
+        status = dm_fail_memory(err, path);
+    if (status == DEMIST_OK)
+        status = dm_write_file(path, page.data, page.size, NULL, err);
+    dm_text_finish(&page);
+    return status;
+}
+
+static demist_status compare_backends(struct compare *c, const struct dm_environment *env,
+                                      bool *disagrees, struct dm_error *err)
+{
+    struct dm_comparison comparison;
+    c->options.progress = on_progress;
+    c->options.user = c;
+    demist_status status =
+        dm_compare(env, dm_session_ini(c->common.session), &c->options, &comparison, err);
+    console_draw(&c->common.console, "");
+    if (status != DEMIST_OK)
+        return status;
+    *disagrees = comparison.disagrees;
+    if (c->html)
+        status = write_page(c->html, &comparison, err);
+    if (status == DEMIST_OK && c->json)
+        status = dm_compare_json(&comparison, &c->out, err);
+    else if (status == DEMIST_OK)
+        dm_compare_text(&comparison, &c->out);
+    dm_comparison_finish(&comparison);
+    return status;
+}
+
+static demist_status replay(struct compare *c, const struct dm_environment *env, bool *disagrees,
+                            struct dm_error *err)
+{
+    struct dm_ini defaults = {.file = "the defaults"};
+    const struct dm_ini *ini = dm_session_ini(c->common.session);
+    struct dm_replay result;
+    DM_TRY(dm_compare_replay(env, ini ? ini : &defaults, c->replay, c->options.backends,
+                             c->options.n_backends, &result, err));
+    demist_status status = DEMIST_OK;
+    *disagrees = result.disagrees;
+    if (c->json)
+        status = dm_replay_json(&result, &c->out, err);
+    else
+        dm_replay_text(&result, &c->out);
+    dm_replay_finish(&result);
+    return status;
+}
+
+static int run(struct compare *c)
+{
+    const struct dm_environment *env;
+    struct dm_error err = DM_ERROR_INIT;
+    bool disagrees = false;
+    demist_status status = split_lists(c, &err);
+    if (status == DEMIST_OK)
+        status = dm_session_environment(c->common.session, &env, &err);
+    if (status == DEMIST_OK)
+        status = (c->replay ? replay : compare_backends)(c, env, &disagrees, &err);
+    if (status != DEMIST_OK)
+        return report_error(&c->common, c->described.config, &err);
+    int exit_status = print_result(&c->common, &c->out);
+    return exit_status == EXIT_DONE && disagrees ? EXIT_DISAGREES : exit_status;
+}
+
+int cmd_compare(int argc, char **argv)
+{
+    struct compare compare = {.described.common = &compare.common};
+    if (!common_open(&compare.common))
+        return EXIT_FAILED;
+    int status = parse_arguments(&argp, argc, argv, &compare);
+    if (status == EXIT_DONE && compare.described.config)
+        status = described_load(&compare.described);
+    if (status == EXIT_DONE)
+        status = run(&compare);
+    dm_text_finish(&compare.out);
+    dm_arena_finish(&compare.arena);
+    described_finish(&compare.described);
+    common_close(&compare.common);
+    return status;
+}
