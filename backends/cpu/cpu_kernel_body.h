@@ -29,7 +29,7 @@
 #define REP_14(X) REP_13(X) X(13)
 
 #define START2(i) vf a##i = init0, b##i = init1;
-#define ROW(i) const float *r##i = a[i];
+#define ROW(i) const float *r##i = a[i] + from;
 #define STEP2(i)                                                                                   \
     {                                                                                              \
         const vf x = v_set(r##i[j]);                                                               \
@@ -39,19 +39,30 @@
 #define STORE2(i)                                                                                  \
     v_store(c + (i)*ldc, a##i);                                                                    \
     v_store(c + (i)*ldc + VW, b##i);
+#define ADD2(i)                                                                                    \
+    v_store(c + (i)*ldc, v_load(c + (i)*ldc) + a##i);                                              \
+    v_store(c + (i)*ldc + VW, v_load(c + (i)*ldc + VW) + b##i);
 #define START1(i) vf a##i = init0;
 #define STEP1(i) a##i = v_fma(v_set(r##i[j]), u0, a##i);
 #define STORE1(i) v_store(c + (i)*ldc, a##i);
+#define ADD1(i) v_store(c + (i)*ldc, v_load(c + (i)*ldc) + a##i);
+
+/* One part of a product: c = init + …, or c += … */
+struct part {
+    int64_t taps, from, k; /* of each row: k floats from `from` on */
+    bool add;
+};
 
 #define PRODUCT(R)                                                                                 \
-    static void product_##R##x2(const float *const *a, int64_t taps, int64_t k, const float *b,    \
+    static void product_##R##x2(struct part p, const float *const *a, const float *b,              \
                                 const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)  \
     {                                                                                              \
+        const int64_t from = p.from;                                                               \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
         const vf init1 = init ? v_load(init + VW) : v_zero();                                      \
-        REP_##R(START2) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
+        REP_##R(START2) for (int64_t tap = 0; tap < p.taps; tap++, a += (R))                       \
         {                                                                                          \
-            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < k; j++, b += 2 * VW)                   \
+            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < p.k; j++, b += 2 * VW)                 \
             {                                                                                      \
                 __builtin_prefetch(ahead.a);                                                       \
                 ahead.a += ahead.a_step;                                                           \
@@ -61,21 +72,30 @@
                 REP_##R(STEP2)                                                                     \
             }                                                                                      \
         }                                                                                          \
-        REP_##R(STORE2)                                                                            \
+        if (p.add) {                                                                               \
+            REP_##R(ADD2)                                                                          \
+        } else {                                                                                   \
+            REP_##R(STORE2)                                                                        \
+        }                                                                                          \
     }                                                                                              \
-    static void product_##R##x1(const float *const *a, int64_t taps, int64_t k, const float *b,    \
+    static void product_##R##x1(struct part p, const float *const *a, const float *b,              \
                                 const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)  \
     {                                                                                              \
+        const int64_t from = p.from;                                                               \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
-        REP_##R(START1) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
+        REP_##R(START1) for (int64_t tap = 0; tap < p.taps; tap++, a += (R))                       \
         {                                                                                          \
-            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < k; j++, b += VW)                       \
+            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < p.k; j++, b += VW)                     \
             {                                                                                      \
                 const vf u0 = v_load(b);                                                           \
                 REP_##R(STEP1)                                                                     \
             }                                                                                      \
         }                                                                                          \
-        REP_##R(STORE1)                                                                            \
+        if (p.add) {                                                                               \
+            REP_##R(ADD1)                                                                          \
+        } else {                                                                                   \
+            REP_##R(STORE1)                                                                        \
+        }                                                                                          \
     }
 
 PRODUCT(1)
@@ -95,12 +115,15 @@ PRODUCT(13)
 PRODUCT(14)
 #endif
 
-typedef void (*product)(const float *const *a, int64_t taps, int64_t k, const float *b,
-                        const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
+typedef void (*product)(struct part p, const float *const *a, const float *b, const float *init,
+                        float *c, int64_t ldc, struct cpu_ahead ahead);
 
+/* In parts of at most PART steps of k, whose sums are added: one long chain's rounding would be the
+ * largest error of a network. Parts are of taps, or of channels where one tap has more. */
 static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
                  const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)
 {
+    enum { PART = 128 };
 #define PAIR(R) {product_##R##x1, product_##R##x2},
     static const product products[CPU_ROWS][2] = {
         PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6)
@@ -108,7 +131,23 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
             PAIR(7) PAIR(8) PAIR(9) PAIR(10) PAIR(11) PAIR(12) PAIR(13) PAIR(14)
 #endif
     };
-    products[rows - 1][vecs - 1](a, taps, k, b, init, c, ldc, ahead);
+    const product multiply = products[rows - 1][vecs - 1];
+    const int64_t most_taps = k < PART ? PART / (k > 0 ? k : 1) : 1;
+    const int64_t tap_parts = taps > 0 ? (taps + most_taps - 1) / most_taps : 1; /* none: init */
+    const int64_t k_parts = k > PART ? (k + PART - 1) / PART : 1;
+    struct part p = {.add = false};
+    for (int64_t i = 0, tap = 0; i < tap_parts; i++, tap += p.taps) {
+        p.taps = (taps - tap + tap_parts - i - 1) / (tap_parts - i);
+        p.from = 0;
+        for (int64_t j = 0; j < k_parts; j++, p.from += p.k) {
+            p.k = (k - p.from + k_parts - j - 1) / (k_parts - j);
+            multiply(p, a + tap * rows, b, p.add ? NULL : init, c, ldc, ahead);
+            b += p.taps * p.k * vecs * VW;
+            ahead.a += p.taps * p.k * ahead.a_step;
+            ahead.b += p.taps * p.k * ahead.b_step;
+            p.add = true;
+        }
+    }
 }
 
 /* --- elementwise --- */
@@ -261,42 +300,56 @@ static void multiply_add(int64_t n, float *dst, const float *x, const float *y, 
 
 /* --- normalisation --- */
 
-/* Two passes, four sums each: the rounding of a long sum of float32 stays small, and the sums of
- * squares are of differences. */
+/* Σ (x - m)^power over n <= 64 rows, four sums side by side. */
+CPU_INLINE vf sum_rows(const float *x, int64_t n, int64_t ld, int64_t lanes, vf m, int power)
+{
+    vf s[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4, x += 4 * ld)
+        for (int k = 0; k < 4; k++) {
+            const vf d = v_load_n(x + k * ld, lanes) - m;
+            if (power == 1)
+                s[k] += d;
+            else
+                s[k] = v_fma(d, d, s[k]);
+        }
+    for (; i < n; i++, x += ld) {
+        const vf d = v_load_n(x, lanes) - m;
+        if (power == 1)
+            s[0] += d;
+        else
+            s[0] = v_fma(d, d, s[0]);
+    }
+    return (s[0] + s[1]) + (s[2] + s[3]);
+}
+
+/* The same over any number, in a cascade: 64 rows, 64 of those, all of these. An error here scales
+ * or shifts a whole group of channels, so sums must be better than one long chain. */
+CPU_INLINE vf sum_pixels(const float *x, int64_t pixels, int64_t ld, int64_t lanes, vf m, int power)
+{
+    vf all = v_zero();
+    for (int64_t i = 0; i < pixels;) {
+        vf part = v_zero();
+        for (int k = 0; k < 64 && i < pixels; k++) {
+            const int64_t n = pixels - i < 64 ? pixels - i : 64;
+            part += sum_rows(x + i * ld, n, ld, lanes, m, power);
+            i += n;
+        }
+        all += part;
+    }
+    return all;
+}
+
+/* Two passes: the squares are of differences from the mean. */
 static void channel_stats(const float *x, int64_t pixels, int64_t ld, int64_t channels, float *mean,
                           float *m2)
 {
-    const vf inverse = v_set(1.0f / (float)pixels);
+    const vf count = v_set((float)pixels);
     for (int64_t c = 0; c < channels; c += VW) {
         const int64_t n = channels - c < VW ? channels - c : VW;
-        vf s0 = v_zero(), s1 = s0, s2 = s0, s3 = s0;
-        const float *p = x + c;
-        int64_t i = 0;
-        for (; i + 4 <= pixels; i += 4, p += 4 * ld) {
-            s0 += v_load_n(p, n);
-            s1 += v_load_n(p + ld, n);
-            s2 += v_load_n(p + 2 * ld, n);
-            s3 += v_load_n(p + 3 * ld, n);
-        }
-        for (; i < pixels; i++, p += ld)
-            s0 += v_load_n(p, n);
-        const vf m = ((s0 + s1) + (s2 + s3)) * inverse;
-        s0 = s1 = s2 = s3 = v_zero();
-        p = x + c;
-        for (i = 0; i + 4 <= pixels; i += 4, p += 4 * ld) {
-            const vf d0 = v_load_n(p, n) - m, d1 = v_load_n(p + ld, n) - m;
-            const vf d2 = v_load_n(p + 2 * ld, n) - m, d3 = v_load_n(p + 3 * ld, n) - m;
-            s0 = v_fma(d0, d0, s0);
-            s1 = v_fma(d1, d1, s1);
-            s2 = v_fma(d2, d2, s2);
-            s3 = v_fma(d3, d3, s3);
-        }
-        for (; i < pixels; i++, p += ld) {
-            const vf d = v_load_n(p, n) - m;
-            s0 = v_fma(d, d, s0);
-        }
+        const vf m = sum_pixels(x + c, pixels, ld, n, v_zero(), 1) / count;
         v_store_n(mean + c, m, n);
-        v_store_n(m2 + c, (s0 + s1) + (s2 + s3), n);
+        v_store_n(m2 + c, sum_pixels(x + c, pixels, ld, n, m, 2), n);
     }
 }
 

@@ -4,7 +4,7 @@
  * with its own compiler flags. Only cpu_isa.c hands a table out, after it has asked the processor.
  *
  * Products: B is packed into panels of `nr` columns (two vectors), [panel][k][nr]; a last panel of
- * at most nr/2 columns is [k][nr/2]. A is given by row pointers. Each result is one chain of
+ * at most nr/2 columns is [k][nr/2]. A is given by row pointers. Each result is a sum of chains of
  * multiply-adds in the order of k: how rows are blocked changes no bit. */
 #ifndef CPU_KERNELS_H
 #define CPU_KERNELS_H

@@ -10,15 +10,22 @@
 
 enum { TILES = 56, TARGET = 1048576 }; /* tiles of a task; floats of V at once */
 
+/* By (level, shape); all levels have the same preferences so far.
+ *
+ * - From 12 pixels a side on F(4x4): a quarter of the multiplications.
+ * - Large pictures of few channels F(2x2): F(4x4) is faster still, but its rounding would be most
+ * of the network's, as few channels average little of it out.
+ * - Small pictures F(2x2): weights come from memory, and F(4x4)'s are more than twice as many.
+ * - Below 6 pixels the weights' size is all that counts: direct. */
 int cpu_winograd_choice(const struct cpu_kernels *k, int64_t channels, int64_t filters,
                         int64_t height, int64_t width)
 {
     (void)k;
-    if (channels < 16 || filters < 16)
+    if (channels < 16 || filters < 16 || height < 6 || width < 6)
         return 0;
-    if (height >= 12 && width >= 12)
-        return 4;
-    return height >= 6 && width >= 6 ? 2 : 0;
+    if (height < 12 || width < 12)
+        return 2;
+    return filters < 48 && height * width >= 24 * 24 ? 2 : 4;
 }
 
 static int positions(const struct cpu_product *c)
