@@ -2,6 +2,7 @@
 #include "command.h"
 
 #include "fileio.h"
+#include "inspect_ini.h"
 #include "jsonout.h"
 #include "pngfile.h"
 #include "tensorfile.h"
@@ -15,7 +16,8 @@
 struct inspect {
     struct common common;
     const char *path;
-    bool json;
+    const char *data, *prefix;
+    bool json, ini;
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -28,6 +30,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'j':
         inspect->json = true;
         return 0;
+    case 'i':
+        inspect->ini = true;
+        return 0;
+    case 'p':
+        inspect->data = arg;
+        return 0;
+    case 'x':
+        inspect->prefix = arg;
+        return 0;
     case ARGP_KEY_ARG:
         if (inspect->path)
             argp_error(state, "one FILE at a time, not \"%s\" and \"%s\"", inspect->path, arg);
@@ -36,6 +47,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (!inspect->path)
             argp_error(state, "FILE is missing");
+        if ((inspect->data || inspect->prefix) && !inspect->ini)
+            argp_error(state, "--%s is for --ini", inspect->data ? "probe" : "prefix");
         return 0;
     }
     return ARGP_ERR_UNKNOWN;
@@ -43,6 +56,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {
     {"json", 'j', NULL, 0, "print for programs", 0},
+    {"ini", 'i', NULL, 0,
+     "print an INI file for the checkpoint: what network it is of, all options that names and "
+     "shapes reveal, and the candidates for the others",
+     0},
+    {"probe", 'p', "DATA", 0,
+     "with --ini: rank those candidates by the network's error on DATA: pictures (a PNG, a folder "
+     "of PNGs) or a tensor file with x_0 or arr_0 (and labels y or arr_1)",
+     0},
+    {"prefix", 'x', "PREFIX", 0, "with --ini: take the network below this prefix", 0},
     {0},
 };
 static const struct argp_child children[] = {{&common_argp}, {0}};
@@ -56,6 +78,8 @@ static const struct argp argp = {
            "that demist made, the description of its run, which is an INI file.\v"
            "Examples:\n"
            "  demist inspect model.pth\n"
+           "  demist inspect model.pt --ini >model.ini\n"
+           "  demist inspect model.pt --ini --probe images.npz >model.ini\n"
            "  demist inspect out/grid.png >again.ini",
 };
 
@@ -210,6 +234,16 @@ static bool is_png(const char *path)
     return n == (ssize_t)sizeof start && memcmp(start, signature, sizeof start) == 0;
 }
 
+static demist_status inspect_file(struct inspect *inspect, struct dm_text *out,
+                                  struct dm_error *err)
+{
+    struct inspect_ini ini = {inspect->path, inspect->data, inspect->prefix, inspect->json};
+    if (inspect->ini)
+        return inspect_ini(&inspect->common, &ini, out, err);
+    return is_png(inspect->path) ? inspect_png(inspect, out, err)
+                                 : inspect_checkpoint(inspect, out, err);
+}
+
 int cmd_inspect(int argc, char **argv)
 {
     struct inspect inspect = {0};
@@ -219,8 +253,7 @@ int cmd_inspect(int argc, char **argv)
         return EXIT_FAILED;
     int status = parse_arguments(&argp, argc, argv, &inspect);
     if (status == EXIT_DONE) {
-        demist_status read = is_png(inspect.path) ? inspect_png(&inspect, &out, &err)
-                                                  : inspect_checkpoint(&inspect, &out, &err);
+        demist_status read = inspect_file(&inspect, &out, &err);
         status = read == DEMIST_OK ? print_result(&inspect.common, &out)
                                    : report_error(&inspect.common, NULL, &err);
     }

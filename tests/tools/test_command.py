@@ -489,6 +489,44 @@ class Checkpoints(CommandTest):
         self.assertEqual(found['metadata'], {'note': 'made by hand'})
         self.assertEqual(found['tensors'][0]['shape'], [8, 3])
 
+    def test_inspect_makes_a_description_that_runs(self):
+        self.write('net.safetensors', tensor_bytes(weights()))
+        self.succeeds('inspect', 'net.safetensors', '--ini')
+        self.assertIn('hidden = 8\n', self.out)
+        self.assertIn('prefix = model\n', self.out)
+        os.mkdir(self.path('elsewhere'))
+        self.write('elsewhere/made.ini', self.out)
+        self.succeeds('sample', 'elsewhere/made.ini', '--set', 'output.formats=npy',
+                      '--set', 'sample.images=4')
+        self.assertEqual(self.files(), ['samples.npy'])
+        self.succeeds('inspect', 'net.safetensors', '--ini', '--json')
+        found = json.loads(self.out)
+        self.assertEqual((found['network'], found['prefix']), ('mlp', 'model'))
+        values = {(s['section'], s['key']): s for s in found['settings']}
+        self.assertEqual(values['network.mlp', 'hidden']['origin'], 'shapes')
+        self.assertEqual(values['schedule', 'steps']['origin'], 'assumed')
+
+    def test_inspect_probes_with_data(self):
+        self.write('net.safetensors', tensor_bytes(weights()))
+        self.write('data.safetensors', tensor_bytes({
+            'x_0': floats([32, 2], [0.1 * (i % 7) for i in range(64)])}))
+        self.succeeds('inspect', 'net.safetensors', '--ini', '--probe', 'data.safetensors',
+                      '--json')
+        found = json.loads(self.out)
+        for c in found['probe']:
+            self.assertEqual(c['tied'], c['log_ratio'] <= 2 * c['log_ratio_stderr'] + 0.002)
+        self.assertTrue(found['probe'][0]['tied'])
+        chosen = dict(s.split('=') for s in found['probe'][0]['set'])
+        values = {s['section'] + '.' + s['key']: s for s in found['settings']}
+        self.assertEqual(values['schedule.steps']['value'], chosen['schedule.steps'])
+        self.assertEqual(values['schedule.steps']['origin'], 'probed')
+
+    def test_inspect_refuses_what_it_does_not_know(self):
+        self.write('net.safetensors', tensor_bytes(weights()))
+        self.refuses(1, 'below prefix ema', args=('inspect', 'net.safetensors', '--ini', '-x', 'ema'))
+        self.refuses(1, 'none.npy', args=('inspect', 'net.safetensors', '--ini', '-p', 'none.npy'))
+        self.refuses(2, '--probe is for --ini', args=('inspect', 'net.safetensors', '-p', 'x.npy'))
+
     def test_a_picture_tells_its_run_and_makes_it_again(self):
         self.config('formats = npy', 'formats = npy, svg, plot')
         self.succeeds('sample', 'run.ini')
