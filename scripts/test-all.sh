@@ -91,7 +91,7 @@ commands = {}
 for command in json.load(open(path)):
     command['file'] = os.path.realpath(os.path.join(command['directory'], command['file']))
     name = os.path.relpath(command['file'])
-    if name.endswith('.c') and not name.startswith(('tests/', 'bench/')):
+    if name.endswith('.c') and not name.startswith(('build', 'tests/', 'bench/')):
         commands.setdefault(name, command)
 json.dump(list(commands.values()), open(path, 'w'))
 print('\n'.join(commands))
