@@ -100,7 +100,7 @@ CPU_INLINE vf v_erfc_positive(vf t)
     t = v_min(v_set(11.0f), t);
     const vf w = (t - v_set(3.0f)) / (t + v_set(3.0f));
     vf q = v_set(0x1.c8c9c0p-15f);
-    q = v_fma(q, w, v_set(0x1.d3fc60p-16f));
+    q = v_fma(q, w, v_set(0x1.d3fc5ep-16f));
     q = v_fma(q, w, v_set(-0x1.365b88p-11f));
     q = v_fma(q, w, v_set(0x1.78221cp-11f));
     q = v_fma(q, w, v_set(0x1.17ad78p-8f));
@@ -136,7 +136,7 @@ CPU_INLINE vf v_gelu(vf x)
     const vf t = v_min(v_set(11.0f), v_abs(x) * v_set(0x1.6a09e6p-1f));
     const vf w = (t - v_set(3.0f)) / (t + v_set(3.0f));
     vf q = v_set(0x1.c8c9c0p-15f);
-    q = v_fma(q, w, v_set(0x1.d3fc60p-16f));
+    q = v_fma(q, w, v_set(0x1.d3fc5ep-16f));
     q = v_fma(q, w, v_set(-0x1.365b88p-11f));
     q = v_fma(q, w, v_set(0x1.78221cp-11f));
     q = v_fma(q, w, v_set(0x1.17ad78p-8f));
