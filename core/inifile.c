@@ -368,21 +368,27 @@ static const char *split_assignment(char *text, char **section, char **key, char
 
 demist_status dm_ini_set(struct dm_ini *ini, const char *assignment, struct dm_error *err)
 {
+    return dm_ini_set_from(ini, "--set", assignment, err);
+}
+
+demist_status dm_ini_set_from(struct dm_ini *ini, const char *where, const char *assignment,
+                              struct dm_error *err)
+{
     char *section_name, *key, *value, *copy = dm_arena_strdup(&ini->arena, assignment);
     if (!copy)
-        return dm_fail_memory(err, "--set");
+        return dm_fail_memory(err, where);
     const char *wrong = split_assignment(copy, &section_name, &key, &value);
     if (wrong)
-        return dm_fail(err, DEMIST_CONFIG, "--set %s: %s", assignment, wrong);
+        return dm_fail(err, DEMIST_CONFIG, "%s %s: %s", where, assignment, wrong);
 
-    struct dm_ini_section *section = get_section(ini, section_name, strlen(section_name), "--set");
+    struct dm_ini_section *section = get_section(ini, section_name, strlen(section_name), where);
     struct dm_ini_entry *entry = find_entry(section, key);
     if (section && !entry)
         entry = add_entry(ini, section, key);
     if (!entry)
-        return dm_fail_memory(err, "--set");
+        return dm_fail_memory(err, where);
     entry->value = value;
-    entry->where = "--set";
+    entry->where = where;
     entry->dir = "";
     entry->line = 0;
     return DEMIST_OK;

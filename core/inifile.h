@@ -70,6 +70,10 @@ void dm_ini_destroy(struct dm_ini *ini);
  * blank before ";", not UTF-8); the length of the line is not limited. */
 demist_status dm_ini_set(struct dm_ini *ini, const char *assignment, struct dm_error *err);
 
+/* The same for another option than --set; `where`, such as "--steps", outlives the document. */
+demist_status dm_ini_set_from(struct dm_ini *ini, const char *where, const char *assignment,
+                              struct dm_error *err);
+
 /* NULL when there is none. */
 const struct dm_ini_section *dm_ini_find_section(const struct dm_ini *ini, const char *section);
 const struct dm_ini_entry *dm_ini_find(const struct dm_ini *ini, const char *section,

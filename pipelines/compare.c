@@ -2,6 +2,7 @@
 
 #include "graphdump.h"
 #include "lockstep.h"
+#include "namedside.h"
 #include "nodecase.h"
 
 #include <stdio.h>
@@ -18,48 +19,16 @@ void dm_comparison_finish(struct dm_comparison *c)
 
 /* ---------------------------------------------------------------- the backends */
 
-/* "cpu:bf16" in its parts; without a precision *precision is −1. The name is in the arena. */
-static demist_status split_label(struct dm_arena *arena, const char *label, const char **name,
-                                 int *precision, struct dm_error *err)
-{
-    const char *colon = strchr(label, ':');
-    *precision = -1;
-    *name = dm_arena_strndup(arena, label, colon ? (size_t)(colon - label) : strlen(label));
-    if (!*name)
-        return dm_fail_memory(err, "a backend's name");
-    for (int p = 0; colon && dm_precision_names[p]; p++)
-        if (strcmp(colon + 1, dm_precision_names[p]) == 0)
-            *precision = p;
-    if (!**name || (colon && *precision < 0))
-        return dm_fail(err, DEMIST_CONFIG,
-                       "--backends %s: write NAME or NAME:PRECISION, as in cpu or cpu:bf16 (f32, "
-                       "strict, tf32, bf16, f16)",
-                       label);
-    return DEMIST_OK;
-}
-
-/* Opens the backend of a label with the options that the description has for it. */
-static demist_status open_side(struct dm_setup *setup, const char *label, int precision,
-                               struct dm_device *device, struct dm_error *err)
-{
-    struct dm_instance instance;
-    const char *name;
-    int own;
-    DM_TRY(split_label(&setup->arena, label, &name, &own, err));
-    DM_TRY(dm_setup_instance(setup, DEMIST_BACKEND, name, &instance, err));
-    return dm_device_open(device, &instance, (demist_precision)(own >= 0 ? own : precision), err);
-}
-
 /* The reference side computes in f32 where it does not know the precision that the description
  * asks of the others; the report names it. */
 static demist_status open_first(struct dm_setup *setup, const char *label, int precision,
                                 struct dm_device *device, struct dm_error *err)
 {
-    demist_status status = open_side(setup, label, precision, device, err);
+    demist_status status = dm_open_side(setup, label, precision, device, err);
     if (status != DEMIST_CONFIG || precision == DEMIST_PRECISION_F32 || strchr(label, ':'))
         return status;
     dm_error_clear(err);
-    return open_side(setup, label, DEMIST_PRECISION_F32, device, err);
+    return dm_open_side(setup, label, DEMIST_PRECISION_F32, device, err);
 }
 
 static demist_status describe_side(struct dm_arena *arena, const char *label,
@@ -122,8 +91,8 @@ static demist_status open_sides(struct sides *s, const struct dm_compare_options
     if (!run->sides || !run->sampler)
         return dm_fail_memory(err, "a comparison's sides");
     for (size_t i = 0; i < o->n_backends; i++) {
-        DM_TRY((i ? open_side : open_first)(&s->setup, o->backends[i], precision, &s->devices[i],
-                                            err));
+        DM_TRY((i ? dm_open_side : open_first)(&s->setup, o->backends[i], precision, &s->devices[i],
+                                               err));
         s->n++;
         DM_TRY(describe_side(&c->arena, o->backends[i], &s->devices[i], &run->sides[i], err));
     }
@@ -180,13 +149,14 @@ static demist_status compare_run(struct sides *s, const struct dm_compare_option
     return DEMIST_OK;
 }
 
-static demist_status override(struct dm_ini *ini, const char *key, const char *value,
-                              struct dm_error *err)
+static demist_status override(struct dm_ini *ini, const char *option, const char *key,
+                              const char *value, struct dm_error *err)
 {
     struct dm_text text = DM_TEXT_INIT;
     dm_text_appendf(&text, "%s=%s", key, value);
     char *assignment = dm_text_take(&text);
-    demist_status status = assignment ? dm_ini_set(ini, assignment, err) : dm_fail_memory(err, key);
+    demist_status status =
+        assignment ? dm_ini_set_from(ini, option, assignment, err) : dm_fail_memory(err, key);
     free(assignment);
     return status;
 }
@@ -200,9 +170,9 @@ static demist_status compare_sampler(const struct dm_environment *env, const str
     struct sides s = {0};
     demist_status status = dm_ini_copy(ini, &own, err);
     if (status == DEMIST_OK && sampler)
-        status = override(own, "sampler.use", sampler, err);
+        status = override(own, "--samplers", "sampler.use", sampler, err);
     if (status == DEMIST_OK && o->steps)
-        status = override(own, "sample.steps", o->steps, err);
+        status = override(own, "--steps", "sample.steps", o->steps, err);
     if (status == DEMIST_OK)
         status = dm_setup_open(&s.setup, env, own, DM_NEED_SAMPLER, err);
     if (status == DEMIST_OK) {
@@ -239,7 +209,7 @@ static demist_status replay_on(struct dm_setup *setup, const struct dm_case *loa
     struct dm_replay_side *side = &replay->sides[replay->n_sides];
     struct dm_device device;
     struct dm_case_result result;
-    DM_TRY(open_side(setup, label, DEMIST_PRECISION_F32, &device, err));
+    DM_TRY(dm_open_side(setup, label, DEMIST_PRECISION_F32, &device, err));
     demist_status status = dm_case_run(loaded, &device, other, &result, err);
     if (status == DEMIST_OK) {
         side->label = dm_arena_strdup(&replay->arena, label);
@@ -274,7 +244,7 @@ static demist_status replay_all(struct dm_setup *setup, const struct dm_case *lo
     replay->sides = dm_arena_array(&replay->arena, n ? n : 1, sizeof *replay->sides);
     if (!replay->graph || !replay->node || !replay->reference || !saved || !replay->sides)
         return dm_fail_memory(err, "a case");
-    DM_TRY(split_label(&replay->arena, origin->reference, &reference, &precision, err));
+    DM_TRY(dm_split_side(&replay->arena, origin->reference, &reference, &precision, err));
     demist_precision other = (demist_precision)(precision < 0 ? DEMIST_PRECISION_F32 : precision);
     bool exact = strcmp(reference, "reference") == 0;
     for (size_t i = 0; i < (n ? n : 1); i++)

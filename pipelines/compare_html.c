@@ -40,7 +40,8 @@ static const char style[] =
     ".pictures .label span{font-weight:400;color:#5a6069;display:block}"
     ".ramp{display:inline-block;width:9rem;height:.8em;border:1px solid #999;vertical-align:middle;"
     "background:linear-gradient(to right,#000004,#57106e,#bc3754,#f98e09,#fcffa4)}"
-    ".points{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0}figcaption{font-size:.9rem}"
+    ".points{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;width:300px}figcaption{font-size:"
+    ".9rem}"
     ".curves svg{max-width:100%;height:auto}details{margin:.6rem 0}summary{cursor:pointer}"
     "dl{display:grid;grid-template-columns:max-content auto;gap:.15rem 1rem;margin:.4rem 0;"
     "font-size:.9rem}dt{color:#5a6069}dd{margin:0}";
@@ -508,9 +509,11 @@ static void put_nodes(struct page *p, const struct dm_compare_side *s)
                     "Those closest to their bound:</p>",
                     (int)s->n_alone);
     put(p, node_head);
-    for (int32_t i = 0; i < s->n_nodes && i < MOST_RANKED; i++)
-        if (ranked[i]->fate == DM_COMPARE_SEEN)
+    for (int32_t i = 0, rows = 0; i < s->n_nodes && rows < MOST_RANKED; i++)
+        if (ranked[i]->fate == DM_COMPARE_SEEN && ranked[i]->difference > 0) {
             put_node(p, ranked[i]);
+            rows++;
+        }
     put(p, "</table></div><details><summary>All nodes in the graph's order</summary>");
     put(p, node_head);
     for (int32_t i = 0; i < s->n_nodes; i++)

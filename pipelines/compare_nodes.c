@@ -424,10 +424,10 @@ static demist_status look(struct look *k, struct dm_device *reference)
     uint32_t flags = l->options->observe_all ? unfused : DEMIST_COMPILE_OBSERVE;
     choose_images(k);
     choose_evaluations(k);
-    DM_TRY(dm_probe_open(&k->reference, network, reference, k->n, &l->conditions, l->guided,
+    DM_TRY(dm_probe_open(&k->reference, network, reference, k->n, &l->conditions.given, l->guided,
                          unfused, k->err));
-    DM_TRY(dm_probe_open(&k->probe, network, k->device, k->n, &l->conditions, l->guided, flags,
-                         k->err));
+    DM_TRY(dm_probe_open(&k->probe, network, k->device, k->n, &l->conditions.given, l->guided,
+                         flags, k->err));
     DM_TRY(map_nodes(k));
     DM_TRY(list_nodes(k));
     for (int32_t i = 0; i < k->side->n_observed; i++)

@@ -156,10 +156,11 @@ static void nodes(const struct dm_comparison *c, const struct dm_compare_side *s
                     "allowed", "ratio");
     if (ranked)
         dm_compare_rank(s, ranked);
-    for (int32_t i = 0; ranked && i < s->n_nodes && i < MOST_NODES; i++) {
+    for (int32_t i = 0, rows = 0; ranked && i < s->n_nodes && rows < MOST_NODES; i++) {
         const struct dm_compare_node *n = ranked[i];
         if (n->fate != DM_COMPARE_SEEN || n->difference == 0)
-            break;
+            continue;
+        rows++;
         dm_text_appendf(out, "%-40s %-18.*s %9s  ", n->name, (int)strcspn(n->op, " "), n->op,
                         number(n->difference).text);
         if (n->alone)
@@ -178,12 +179,11 @@ static void verdict(const struct dm_compare_run *run, const struct dm_compare_si
     if (bad) {
         dm_text_appendf(out,
                         "%s DISAGREES: the first node that leaves its tolerance is %s (%.*s%s%s): "
-                        "alone on the inputs of %s it is off by %s where %s is allowed, %s times "
-                        "too much\n",
+                        "alone on the inputs of %s it is off by %s, %s times what is "
+                        "allowed\n",
                         s->label, bad->name, (int)strcspn(bad->op, " "), bad->op,
                         bad->part ? "; in its part " : "", bad->part ? bad->part : "",
-                        run->sides[0].label, number(bad->error).text, number(bad->bound).text,
-                        number(bad->ratio).text);
+                        run->sides[0].label, number(bad->error).text, number(bad->ratio).text);
         if (s->case_file)
             dm_text_appendf(out, "  its case: %s (demist compare --replay %s)\n", s->case_file,
                             s->case_file);

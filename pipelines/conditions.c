@@ -243,3 +243,36 @@ void dm_conditions_of(const struct dm_condition_list *list, int64_t first, int64
                    size * sizeof *low_res);
     }
 }
+
+/* ---------------------------------------------------------------- one batch */
+
+demist_status dm_batch_conditions_make(struct dm_batch_conditions *b,
+                                       const struct dm_run_config *config, const struct dm_ini *ini,
+                                       const struct dm_network *network, int64_t first, int64_t n,
+                                       struct dm_error *err)
+{
+    *b = (struct dm_batch_conditions){0};
+    DM_TRY(dm_conditions_parse(config, ini, network, &b->list, err));
+    const int64_t *small = b->list.low_res.shape;
+    b->labels = calloc((size_t)n, sizeof *b->labels);
+    b->context = calloc((size_t)(n * (network->info.context_size + 1)), sizeof *b->context);
+    b->low_res = calloc((size_t)(n * small[0] * small[1] * small[2] + 1), sizeof *b->low_res);
+    if (!b->labels || !b->context || !b->low_res) {
+        dm_batch_conditions_finish(b);
+        return dm_fail_memory(err, "conditions");
+    }
+    dm_conditions_of(&b->list, first, n, b->labels, b->context, b->low_res);
+    b->given = (struct dm_conditions){b->list.n_labels ? b->labels : NULL,
+                                      b->list.n_contexts ? b->context : NULL,
+                                      b->list.low_res.n ? b->low_res : NULL};
+    return DEMIST_OK;
+}
+
+void dm_batch_conditions_finish(struct dm_batch_conditions *b)
+{
+    dm_conditions_finish(&b->list);
+    free(b->labels);
+    free(b->context);
+    free(b->low_res);
+    *b = (struct dm_batch_conditions){0};
+}

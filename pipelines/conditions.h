@@ -29,4 +29,19 @@ void dm_conditions_finish(struct dm_condition_list *list);
 void dm_conditions_of(const struct dm_condition_list *list, int64_t first, int64_t n,
                       int64_t *labels, float *context, float *low_res);
 
+/* The conditions of one batch, ready for dm_model_condition. */
+struct dm_batch_conditions {
+    struct dm_conditions given;
+    struct dm_condition_list list;
+    int64_t *labels;
+    float *context, *low_res;
+};
+
+/* Those of images first … first+n−1. */
+demist_status dm_batch_conditions_make(struct dm_batch_conditions *batch,
+                                       const struct dm_run_config *config, const struct dm_ini *ini,
+                                       const struct dm_network *network, int64_t first, int64_t n,
+                                       struct dm_error *err);
+void dm_batch_conditions_finish(struct dm_batch_conditions *batch); /* a zeroed one is legal */
+
 #endif

@@ -27,7 +27,6 @@ demist_status dm_lockstep_open(struct dm_lockstep *l, struct dm_setup *setup,
                                struct dm_error *err)
 {
     const struct dm_run_config *c = &setup->config;
-    const demist_network_info *info = &setup->network.info;
     *l = (struct dm_lockstep){.setup = setup,
                               .options = options,
                               .n_steps = dm_process_n_steps(setup->process),
@@ -35,24 +34,13 @@ demist_status dm_lockstep_open(struct dm_lockstep *l, struct dm_setup *setup,
                               .elements = setup->network.n_elements,
                               .guided = c->sample.guidance_scale != 1};
     l->raw_elements = demist_elements(dm_graph_view(setup->network.graph)->outputs[0]);
-    demist_status status = dm_conditions_parse(c, setup->ini, &setup->network, &l->list, err);
-    size_t state = (size_t)(n * l->elements);
-    l->states = calloc((size_t)l->n_steps + 1, state * sizeof *l->states);
-    l->labels = calloc((size_t)n, sizeof *l->labels);
-    l->context = calloc((size_t)(n * (info->context_size + 1)), sizeof *l->context);
-    const int64_t *small = l->list.low_res.shape;
-    l->low_res = calloc((size_t)(n * small[0] * small[1] * small[2] + 1), sizeof *l->low_res);
-    if (status == DEMIST_OK && (!l->states || !l->labels || !l->context || !l->low_res))
-        status = dm_fail_memory(err, "the states of a chain: lower [sample] images or steps");
-    if (status != DEMIST_OK) {
-        dm_lockstep_close(l);
-        return status;
-    }
-    dm_conditions_of(&l->list, c->sample.first, n, l->labels, l->context, l->low_res);
-    l->conditions = (struct dm_conditions){l->list.n_labels ? l->labels : NULL,
-                                           l->list.n_contexts ? l->context : NULL,
-                                           l->list.low_res.n ? l->low_res : NULL};
-    return DEMIST_OK;
+    DM_TRY(dm_batch_conditions_make(&l->conditions, c, setup->ini, &setup->network, c->sample.first,
+                                    n, err));
+    l->states = calloc((size_t)l->n_steps + 1, (size_t)(n * l->elements) * sizeof *l->states);
+    if (l->states)
+        return DEMIST_OK;
+    dm_lockstep_close(l);
+    return dm_fail_memory(err, "the states of a chain: lower [sample] images or steps");
 }
 
 static float *state_of(const struct dm_lockstep *l, int32_t step)
@@ -74,10 +62,7 @@ void dm_lockstep_close(struct dm_lockstep *l)
         free_evaluation(l, &l->evaluations[i]);
     free(l->evaluations);
     free(l->states);
-    free(l->labels);
-    free(l->context);
-    free(l->low_res);
-    dm_conditions_finish(&l->list);
+    dm_batch_conditions_finish(&l->conditions);
     *l = (struct dm_lockstep){0};
 }
 
@@ -330,8 +315,8 @@ static demist_status judge_outputs(struct dm_lockstep *l, struct dm_probe *probe
 static demist_status open_outputs(struct dm_lockstep *l, struct dm_device *device,
                                   struct dm_probe *probe, struct dm_error *err)
 {
-    return dm_probe_open(probe, &l->setup->network, device, l->n, &l->conditions, l->guided, 0,
-                         err);
+    return dm_probe_open(probe, &l->setup->network, device, l->n, &l->conditions.given, l->guided,
+                         0, err);
 }
 
 demist_status dm_lockstep_reference(struct dm_lockstep *l, struct dm_device *device,

@@ -22,10 +22,7 @@ struct dm_lockstep {
     float *states; /* [n_steps+1][n][elements], of the reference side */
     struct dm_recorded *evaluations;
     size_t n_evaluations, capacity;
-    struct dm_condition_list list;
-    struct dm_conditions conditions; /* of these n images */
-    int64_t *labels;
-    float *context, *low_res;
+    struct dm_batch_conditions conditions; /* of these n images */
     bool guided;
 };
 

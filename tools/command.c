@@ -145,10 +145,10 @@ int parse_arguments(const struct argp *argp, int argc, char **argv, void *input)
 
 /* ---------------------------------------------------------------- messages */
 
-/* Whether the text starts with "FILE:LINE: ", "CONFIG: " or "--set ". */
+/* Whether the text starts with "FILE:LINE: ", "CONFIG: " or an option of the command's. */
 static bool starts_with_place(const char *text, const char *config)
 {
-    if (strncmp(text, "--set", 5) == 0)
+    if (strncmp(text, "--", 2) == 0)
         return true;
     size_t length = config ? strlen(config) : 0;
     if (length && strncmp(text, config, length) == 0 && text[length] == ':')

@@ -30,6 +30,7 @@ int cmd_plugins(int argc, char **argv);
 int cmd_devices(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 
 /* What every subcommand has. */
 struct common {

@@ -13,6 +13,7 @@ static const struct command commands[] = {
     {"predict", "evaluate the network once, tensors in, tensors out", cmd_predict},
     {"compare", "the same run on several backends: where they differ, how fast they are",
      cmd_compare},
+    {"bench", "how fast each backend makes a run's steps, and where the time goes", cmd_bench},
     {"plugins", "what is installed, and the options of each plugin", cmd_plugins},
     {"devices", "what can compute", cmd_devices},
     {"inspect", "what a checkpoint, a tensor file or a picture of demist's holds", cmd_inspect},
