@@ -9,8 +9,9 @@ set -eu
 build="gcc libc6-dev meson ninja-build pkg-config
     libinih-dev libpng-dev libzip-dev zlib1g-dev libcjson-dev libgif-dev libcairo2-dev"
 # libc-bin and locales carry what the locale tests compile; the clang tools are Debian 12's 14.
-tests="binutils clang clang-format clang-tidy g++ libc-bin libclang-rt-14-dev libcmocka-dev make
-    locales mandoc python3 util-linux valgrind"
+# chromium draws the page that `demist compare --html` writes.
+tests="binutils chromium clang clang-format clang-tidy g++ libc-bin libclang-rt-14-dev
+    libcmocka-dev make locales mandoc python3 util-linux valgrind"
 
 case "${1-}" in
 '') packages=$build ;;
