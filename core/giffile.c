@@ -8,6 +8,10 @@
 
 #include "palette.h"
 
+/* LZW codes stand for up to 4096 pixels, and take 9 bits at least before the table is full; a frame
+ * smaller than its screen needs even fewer. */
+enum { PIXELS_PER_BYTE_MAX = 65536 };
+
 struct encoder {
     GifFileType *gif;
     const struct dm_gif *options;
@@ -178,6 +182,125 @@ demist_status dm_gif_encode(struct dm_text *out, const struct dm_image *frames, 
     return status;
 }
 
+/* ---------------------------------------------------------------- decoding */
+
+struct bytes {
+    const uint8_t *data;
+    size_t size, at;
+};
+
+static int take(GifFileType *gif, GifByteType *to, int size)
+{
+    struct bytes *bytes = gif->UserData;
+    size_t left = bytes->size - bytes->at, n = (size_t)size < left ? (size_t)size : left;
+    memcpy(to, bytes->data + bytes->at, n);
+    bytes->at += n;
+    return (int)n;
+}
+
+/* Goes to the first picture; *transparent: the index that shows what is behind, or −1. */
+static bool find_frame(GifFileType *gif, int *transparent)
+{
+    GifRecordType type;
+    *transparent = NO_TRANSPARENT_COLOR;
+    for (;;) {
+        if (DGifGetRecordType(gif, &type) == GIF_ERROR || type == TERMINATE_RECORD_TYPE)
+            return false;
+        if (type == IMAGE_DESC_RECORD_TYPE)
+            return DGifGetImageDesc(gif) != GIF_ERROR;
+        int code;
+        GifByteType *block = NULL;
+        if (type != EXTENSION_RECORD_TYPE || DGifGetExtension(gif, &code, &block) == GIF_ERROR)
+            return false;
+        GraphicsControlBlock control;
+        if (code == GRAPHICS_EXT_FUNC_CODE && block &&
+            DGifExtensionToGCB(block[0], block + 1, &control) != GIF_ERROR)
+            *transparent = control.TransparentColor;
+        while (block)
+            if (DGifGetExtensionNext(gif, &block) == GIF_ERROR)
+                return false;
+    }
+}
+
+/* Rows of an interlaced picture come in four passes. */
+static bool read_rows(GifFileType *gif, uint8_t *indices, size_t stride)
+{
+    static const int first[] = {0, 4, 2, 1}, step[] = {8, 8, 4, 2};
+    const GifImageDesc *frame = &gif->Image;
+    bool passes = frame->Interlace;
+    for (int pass = 0; pass < (passes ? 4 : 1); pass++)
+        for (int y = passes ? first[pass] : 0; y < frame->Height; y += passes ? step[pass] : 1) {
+            uint8_t *row = indices + (size_t)(frame->Top + y) * stride + (size_t)frame->Left;
+            if (DGifGetLine(gif, row, frame->Width) == GIF_ERROR)
+                return false;
+        }
+    return true;
+}
+
+static demist_status unreadable(const GifFileType *gif, struct dm_error *err)
+{
+    const char *message = GifErrorString(gif->Error);
+    return dm_fail(err, DEMIST_FORMAT, "a damaged or truncated GIF: %s",
+                   message ? message : "it holds no picture");
+}
+
+static demist_status decode(GifFileType *gif, struct dm_image *image, uint8_t **indices,
+                            size_t size, struct dm_error *err)
+{
+    int transparent;
+    if (!find_frame(gif, &transparent))
+        return unreadable(gif, err);
+    const GifImageDesc *frame = &gif->Image;
+    const ColorMapObject *map = frame->ColorMap ? frame->ColorMap : gif->SColorMap;
+    int right = frame->Left + frame->Width, bottom = frame->Top + frame->Height;
+    int width = right > gif->SWidth ? right : gif->SWidth;
+    int height = bottom > gif->SHeight ? bottom : gif->SHeight;
+    size_t pixels = (size_t)width * (size_t)height;
+    if (!map)
+        return dm_fail(err, DEMIST_FORMAT, "a damaged GIF: it has no colours");
+    if (pixels / PIXELS_PER_BYTE_MAX > size)
+        return dm_fail(err, DEMIST_FORMAT,
+                       "a damaged GIF: it claims %d x %d pixels, more than its %zu bytes can hold",
+                       width, height, size);
+    DM_TRY(dm_image_create(image, width, height, 3, err));
+    *indices = malloc(pixels);
+    if (!*indices)
+        return dm_fail_memory(err, "a GIF's picture");
+    memset(*indices, transparent >= 0 ? transparent : 0, pixels); /* around a smaller frame */
+    if (!read_rows(gif, *indices, (size_t)width))
+        return unreadable(gif, err);
+    for (size_t i = 0; i < pixels; i++) {
+        static const GifColorType black = {0, 0, 0};
+        const GifColorType *colour =
+            (*indices)[i] < map->ColorCount ? &map->Colors[(*indices)[i]] : &black;
+        image->pixels[3 * i] = colour->Red;
+        image->pixels[3 * i + 1] = colour->Green;
+        image->pixels[3 * i + 2] = colour->Blue;
+    }
+    return DEMIST_OK;
+}
+
+demist_status dm_gif_decode(struct dm_image *image, const uint8_t *data, size_t size,
+                            struct dm_error *err)
+{
+    struct bytes bytes = {data, size, 0};
+    int reason = 0;
+    *image = DM_IMAGE_INIT;
+    GifFileType *gif = DGifOpen(&bytes, take, &reason);
+    if (!gif) {
+        const char *message = GifErrorString(reason);
+        return dm_fail(err, DEMIST_FORMAT, "not a GIF, or a damaged one: %s",
+                       message ? message : "?");
+    }
+    uint8_t *indices = NULL;
+    demist_status status = decode(gif, image, &indices, size, err);
+    free(indices);
+    DGifCloseFile(gif, &reason);
+    if (status != DEMIST_OK)
+        dm_image_finish(image);
+    return status;
+}
+
 #else
 
 demist_status dm_gif_encode(struct dm_text *out, const struct dm_image *frames, int n,
@@ -186,6 +309,16 @@ demist_status dm_gif_encode(struct dm_text *out, const struct dm_image *frames, 
     return dm_fail(err, DEMIST_UNSUPPORTED,
                    "this build of demist writes no GIF: it was built without giflib; install it "
                    "(Debian: libgif-dev) and build again, or choose another format");
+}
+
+demist_status dm_gif_decode(struct dm_image *image, const uint8_t *data, size_t size,
+                            struct dm_error *err)
+{
+    (void)data, (void)size;
+    *image = DM_IMAGE_INIT;
+    return dm_fail(err, DEMIST_UNSUPPORTED,
+                   "this build of demist reads no GIF: it was built without giflib; install it "
+                   "(Debian: libgif-dev) and build again, or convert the pictures to PNG");
 }
 
 #endif

@@ -1,6 +1,6 @@
-/* Animated GIF through giflib: how pictures come out of the noise.
+/* GIF through giflib: animations of how pictures come out of the noise, and still ones to read.
  *
- * Needs the meson feature `gif`; without it encoding is an UNSUPPORTED error that says so. */
+ * Needs the meson feature `gif`; without it both are UNSUPPORTED errors that say so. */
 #ifndef DM_GIFFILE_H
 #define DM_GIFFILE_H
 
@@ -29,5 +29,11 @@ struct dm_gif {
  * equal bytes. */
 demist_status dm_gif_encode(struct dm_text *out, const struct dm_image *frames, int n,
                             const struct dm_gif *options, struct dm_error *err);
+
+/* Reads the first frame of a whole GIF file in memory as 8-bit RGB; transparent pixels have the
+ * colour that the palette gives them, as in Pillow's convert("RGB"). FORMAT for a file that is
+ * damaged or truncated. On failure the image is empty. [any thread] */
+demist_status dm_gif_decode(struct dm_image *image, const uint8_t *data, size_t size,
+                            struct dm_error *err);
 
 #endif

@@ -7,7 +7,8 @@
 set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config
-    libinih-dev libpng-dev libzip-dev zlib1g-dev libcjson-dev libgif-dev libcairo2-dev"
+    libinih-dev libpng-dev libzip-dev zlib1g-dev libcjson-dev libgif-dev libjpeg-dev
+    libcairo2-dev"
 # libc-bin and locales carry what the locale tests compile; the clang tools are Debian 12's 14.
 # chromium draws the page that `demist compare --html` writes.
 tests="binutils chromium clang clang-format clang-tidy g++ libc-bin libclang-rt-14-dev
