@@ -1,5 +1,7 @@
 #include "instance.h"
 
+#include "schema.h"
+
 #include <demist/backend.h>
 #include <demist/network.h>
 #include <demist/sampler.h>
@@ -43,7 +45,7 @@ demist_status dm_instance_create(struct dm_instance *instance, const struct dm_c
     create_fn create;
     destroy_fn destroy;
     lifecycle(cls, &create, &destroy);
-    *instance = (struct dm_instance){.cls = cls};
+    *instance = (struct dm_instance){.cls = cls, .values = values};
     struct dm_host *host = malloc(sizeof *host);
     if (!host)
         return dm_fail_memory(err, "a plugin's host table");
@@ -63,6 +65,12 @@ demist_status dm_instance_create(struct dm_instance *instance, const struct dm_c
         *instance = (struct dm_instance){0};
     }
     return status;
+}
+
+const demist_value *dm_instance_value(const struct dm_instance *instance, const char *key)
+{
+    int i = dm_schema_index(instance->cls->options, key);
+    return i < 0 ? NULL : instance->values[i];
 }
 
 void dm_instance_destroy(struct dm_instance *instance)

@@ -14,7 +14,8 @@ struct dm_services {
 
 struct dm_instance {
     const struct dm_class *cls;
-    struct dm_host *host; /* owned; NULL: no instance */
+    const demist_value *const *values; /* in schema order; borrowed */
+    struct dm_host *host;              /* owned; NULL: no instance */
     void *self;
 };
 
@@ -22,6 +23,9 @@ struct dm_instance {
 demist_status dm_instance_create(struct dm_instance *instance, const struct dm_class *cls,
                                  const demist_value *const *values,
                                  const struct dm_services *services, struct dm_error *err);
+/* The value of an option of the instance's class; NULL when the class has none of that key. */
+const demist_value *dm_instance_value(const struct dm_instance *instance, const char *key);
+
 void dm_instance_destroy(struct dm_instance *instance); /* a zeroed one is legal */
 
 /* The error of a call of the member `function` that returned `status`. */

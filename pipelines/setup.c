@@ -194,7 +194,12 @@ void dm_setup_close(struct dm_setup *s)
 
 int64_t dm_setup_batch(const struct dm_setup *s)
 {
-    int64_t batch = s->config.sample.batch, images = s->config.sample.images;
+    return dm_setup_batch_of(s, s->config.sample.images);
+}
+
+int64_t dm_setup_batch_of(const struct dm_setup *s, int64_t images)
+{
+    int64_t batch = s->config.sample.batch;
     if (batch == 0) {
         /* Enough to use a device, little enough for its memory: 16 images of 64×64 RGB, points by
          * the thousand. */

@@ -51,7 +51,8 @@ demist_status dm_setup_instance(struct dm_setup *setup, demist_kind kind, const 
  * dm_setup_open when a sampler is asked for. */
 demist_status dm_setup_check(const struct dm_setup *setup, struct dm_error *err);
 
-/* The largest batch: [sample] batch, or what suits the data. */
+/* The largest batch: [sample] batch, or what suits the data; of the run's images, or of so many. */
 int64_t dm_setup_batch(const struct dm_setup *setup);
+int64_t dm_setup_batch_of(const struct dm_setup *setup, int64_t images);
 
 #endif
