@@ -3,6 +3,7 @@
 #include "interrupt.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +87,17 @@ static void print_version(FILE *stream, struct argp_state *state)
     fprintf(stream, "demist %s\n", demist_version());
 }
 
+/* A run that starts with one of the three standard descriptors closed would give its number to the
+ * first file that it opens, and messages would go into that file. What is put there instead fails
+ * as a closed one does: /dev/null, open for the other direction. */
+static void occupy_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            _exit(EXIT_FAILED); /* there is nowhere to say it */
+}
+
 /* What went to standard output must have arrived, also where argp ends the program. */
 static void check_stdout(void)
 {
@@ -106,6 +118,7 @@ int main(int argc, char **argv)
                               .help_filter = filter_help};
     argp_program_version_hook = print_version;
     argp_err_exit_status = EXIT_USAGE;
+    occupy_standard_descriptors();
     interrupt_install();
     atexit(check_stdout);
     static char program[] = "demist";

@@ -52,6 +52,12 @@ class Configuration(CommandTest):
         self.refuses(2, 'images', 'five', 'expected')
         self.starts_with('run.ini:%d: ' % self.line_of('images'))
 
+    def test_range_of_large_numbers_is_told(self):
+        self.refuses(2, 'from 0 to 9223372036854774784',
+                     args=('sample', 'run.ini', '--set', 'sample.seed=18446744073709551615'))
+        self.refuses(2, 'from 1 to 1000000',
+                     args=('sample', 'run.ini', '--set', 'schedule.steps=1000001'))
+
     def test_out_of_range(self):
         self.config('eta = 0.5', 'eta = 1.5')
         self.refuses(2, 'eta', '1.5', 'from 0 to 1')
@@ -136,6 +142,18 @@ class Usage(CommandTest):
             with open('/dev/full', 'w') as full:
                 self.assertEqual(self.demist(*args, stdout=full), 1)
             self.assertIn('No space left', self.err)
+
+
+    def test_messages_go_into_no_file_where_standard_descriptors_are_closed(self):
+        for closed in ((2,), (1, 2), (0, 1, 2)):
+            done = subprocess.run(
+                self.arguments(('sample', 'run.ini', '-T', 't.safetensors')), cwd=self.dir,
+                env=self.environment(), close_fds=False, timeout=240,
+                preexec_fn=lambda: [os.close(fd) for fd in closed])
+            self.assertEqual(done.returncode, 1 if 1 in closed else 0)
+            tensors, _ = read_tensors(self.path('t.safetensors'))
+            self.assertEqual(tensors['x'][1][1:], [5, 2])
+            self.assertEqual(npy(self.read('out/samples.npy'))[0], [5, 2])
 
 
 class Sample(CommandTest):
@@ -562,7 +580,7 @@ class Disks(CommandTest):
         self.assertEqual(self.files(), ['samples.npy'])
 
     def test_unwritable_trajectory_is_known_before_the_run(self):
-        for path in ('missing/t.safetensors', '.'):
+        for path in ('missing/t.safetensors', '.', 300 * 'x'):
             self.refuses(1, path, args=('sample', 'run.ini', '--trajectory', path))
             self.assertNotIn('steps in', self.err)
             self.assertEqual(self.files(), [])
