@@ -131,8 +131,11 @@ static int open_temp(const char *path, char **temp)
 static bool in_place(const char *path, int *error)
 {
     struct stat st;
-    if (stat(path, &st))
+    if (stat(path, &st)) {
+        if (errno == ENAMETOOLONG) /* a temporary file would not notice until it gets its name */
+            *error = errno;
         return false;
+    }
     if (S_ISDIR(st.st_mode))
         *error = EISDIR;
     return !S_ISREG(st.st_mode);
