@@ -55,6 +55,10 @@ static demist_status check_segments(int fd, const ElfW(Ehdr) * header, off_t fil
     return DEMIST_OK;
 }
 
+/* The header of the object that this code is part of, by the linker: the machine that a plugin has
+ * to be for. The dynamic linker says of another one that there is no such file. */
+extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
+
 static demist_status check_elf(int fd, off_t file_size, const char *file, struct dm_error *err)
 {
     ElfW(Ehdr) header;
@@ -66,8 +70,10 @@ static demist_status check_elf(int fd, off_t file_size, const char *file, struct
                        "%s is not a shared object (ELF) at all: build it with cc -shared", file);
     if (got < (ssize_t)sizeof header)
         return dm_fail(err, DEMIST_FORMAT, "%s is cut short: copy or build it again", file);
-    int native = sizeof(void *) == 8 ? ELFCLASS64 : ELFCLASS32;
-    if (header.e_ident[EI_CLASS] != native || header.e_phentsize != sizeof(ElfW(Phdr)))
+    const ElfW(Ehdr) *own = &__ehdr_start;
+    if (header.e_ident[EI_CLASS] != own->e_ident[EI_CLASS] ||
+        header.e_ident[EI_DATA] != own->e_ident[EI_DATA] || header.e_machine != own->e_machine ||
+        header.e_phentsize != sizeof(ElfW(Phdr)))
         return dm_fail(err, DEMIST_FORMAT,
                        "%s is a shared object for another machine: build it for this one (%d bit)",
                        file, (int)(8 * sizeof(void *)));

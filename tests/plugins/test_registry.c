@@ -226,13 +226,18 @@ static void test_refuses_a_text_file(void **state)
 
 static void test_refuses_other_machines(void **state)
 {
-    copy_specimen(state, "good", "sampler-specimen.so");
-    FILE *file = fopen(path_in(state, "sampler-specimen.so"), "r+b");
-    assert_non_null(file);
-    assert_int_equal(fseek(file, 4, SEEK_SET), 0); /* EI_CLASS */
-    putc(sizeof(void *) == 8 ? 1 : 2, file);
-    fclose(file);
-    REFUSED(NULL, DEMIST_FORMAT, "is a shared object for another machine");
+    static const long offsets[] = {4, 5, 18}; /* EI_CLASS, EI_DATA, e_machine */
+    for (int i = 0; i < 3; i++) {
+        copy_specimen(state, "good", "sampler-specimen.so");
+        FILE *file = fopen(path_in(state, "sampler-specimen.so"), "r+b");
+        assert_non_null(file);
+        assert_int_equal(fseek(file, offsets[i], SEEK_SET), 0);
+        int byte = getc(file);
+        assert_int_equal(fseek(file, offsets[i], SEEK_SET), 0);
+        putc(byte ^ 3, file);
+        fclose(file);
+        REFUSED(NULL, DEMIST_FORMAT, "is a shared object for another machine");
+    }
 }
 
 /* --- contents --- */
