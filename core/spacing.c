@@ -164,6 +164,11 @@ static demist_status sections(struct grid *g, struct dm_arena *arena)
     size_t n;
     if (dm_split_list(arena, g->spec, &items, &n, g->err) != DEMIST_OK)
         return dm_fail_where(g->err, "steps = \"%s\"", g->spec);
+    if ((int64_t)n > g->T)
+        return dm_fail(g->err, DEMIST_CONFIG,
+                       "steps = \"%s\": %zu sections are more than the %" PRId64
+                       " steps of the schedule",
+                       g->spec, n, g->T);
     const int64_t size = g->T / (int64_t)n, longer = g->T % (int64_t)n;
     int64_t start = 0;
     for (size_t i = 0; i < n; i++) {

@@ -224,6 +224,7 @@ static void test_refusals_name_what_is_wrong_and_what_would_do(void **state)
     assert_refused("ddim1", 1, zero_based, "leave steps empty");
     assert_refused("10,500", 900, zero_based,
                    "500 steps of a section that has 450 (indices 450 to 899)");
+    assert_refused("1,1,1", 2, zero_based, "3 sections are more than the 2 steps");
     assert_refused("1001", 1000, zero_based, "1001 is more than the 1000 steps");
     assert_refused("trailing11", 10, zero_based, "11 is more than the 10 steps");
     assert_refused("course5", 10, zero_based, "indexing = one");
