@@ -23,7 +23,7 @@ static const demist_option *const backend_options[] = {&backend_use, &backend_pr
 OPTION(schedule_use, .key = "use", .doc = "the schedule plugin that the network was trained with",
        TEXT);
 OPTION(schedule_steps, .key = "steps", .doc = "T, the steps of the training process",
-       WHOLE(1, 10000000), .default_value = "1000");
+       WHOLE(1, 1000000), .default_value = "1000");
 static const demist_option *const schedule_options[] = {&schedule_use, &schedule_steps, NULL};
 
 OPTION(network_use, .key = "use", .doc = "the network plugin", TEXT);

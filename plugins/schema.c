@@ -30,7 +30,7 @@ int dm_schema_index(const demist_option *const *options, const char *key)
 static void print_bound(struct dm_text *out, const demist_option *option, double bound)
 {
     char number[DM_DOUBLE_TEXT];
-    if (option->type == DEMIST_OPTION_INT && fabs(bound) < 0x1p53)
+    if (option->type == DEMIST_OPTION_INT && fabs(bound) < 0x1p63)
         dm_text_appendf(out, "%" PRId64, (int64_t)bound);
     else
         dm_text_append(out, dm_format_double(bound, number));
@@ -38,7 +38,7 @@ static void print_bound(struct dm_text *out, const demist_option *option, double
 
 static bool has_bound(const demist_option *option, double bound)
 {
-    double open = option->type == DEMIST_OPTION_INT ? 0x1p53 : 1e300;
+    double open = option->type == DEMIST_OPTION_INT ? 0x1p63 : 1e300;
     return option->has_range && fabs(bound) < open;
 }
 
