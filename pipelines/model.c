@@ -49,6 +49,7 @@ static demist_status describe(struct dm_network *network, struct dm_error *err)
     struct dm_graph *graph = NULL;
     DM_TRY(dm_graph_create("describe", network->sources, &graph, err));
     network->info = DEMIST_INIT(demist_network_info);
+    network->info.null_class = -1;
     demist_status status = vtable_of(network)->describe(network->instance.self,
                                                         dm_graph_builder(graph), &network->info);
     status = builder_check(network, graph, "describe", status, err);

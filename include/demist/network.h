@@ -39,6 +39,8 @@ typedef enum demist_time_form {
     DEMIST_TIME_PATH = 4,         /* the schedule's own time, as a path has it */
 } demist_time_form;
 
+/* Handed over zeroed, but for size, and null_class, which is −1. rank, shape, prediction and time
+ * must be set. */
 typedef struct demist_network_info {
     size_t size;
     demist_prediction_type prediction;

@@ -52,7 +52,8 @@ typedef struct demist_plugin {
 } demist_plugin;
 
 /* Defines the descriptor. Built with DEMIST_STATIC_PLUGINS, each plugin has a symbol of its own,
- * so that several can be linked into one program (demist_static_plugins in demist/demist.h). */
+ * so that several can be linked into one program (demist_session_static_plugins in
+ * demist/demist.h). */
 #ifdef __cplusplus
 #define DEMIST_PLUGIN_LINKAGE extern "C"
 #else

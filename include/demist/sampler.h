@@ -102,6 +102,7 @@ struct demist_run {
      * 1. Guidance, clipping and thresholding act inside. out: by DEMIST_INIT; members are set. */
     demist_status (*predict)(demist_run *run, int64_t n_times, const double *times,
                              demist_tensor *x, demist_prediction *out);
+    /* At once, on the host. out: by DEMIST_INIT. */
     demist_status (*coeffs)(demist_run *run, double t, demist_coeffs *out);
     /* The time at which ln(signal/noise) is lambda; clamped to the schedule's range. */
     demist_status (*time_of)(demist_run *run, double lambda, double *t);
@@ -112,7 +113,8 @@ struct demist_run {
     /* out = Σ coef·x; out may be among x. n_coefs: n (one each), or n·n_images (image fastest). */
     demist_status (*lincomb)(demist_run *run, demist_tensor *out, int32_t n, int64_t n_coefs,
                              const double *coefs, demist_tensor *const *x);
-    /* Elementwise; out may be among the inputs. */
+    /* Elementwise; out may be among the inputs. n: as many inputs as the op has (INVALID
+     * otherwise); params may be NULL where it has none. */
     demist_status (*map)(demist_run *run, demist_map_op op, demist_tensor *out, int32_t n,
                          demist_tensor *const *in, const double *params);
     /* One double per image, never across images: host [n_images]. Waits. */
@@ -122,6 +124,7 @@ struct demist_run {
     demist_status (*temp)(demist_run *run, demist_tensor **out);
     /* host: float [n_images][n_elements], row-major. Waits. */
     demist_status (*read)(demist_run *run, demist_tensor *x, float *host);
+    /* The same layout; host has been copied when it returns. */
     demist_status (*write)(demist_run *run, demist_tensor *x, const float *host);
     /* After step i: progress, previews, intermediates. x0 may be NULL. Returns DEMIST_CANCELLED
      * when the run is to stop: pass it on. */

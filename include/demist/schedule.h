@@ -54,8 +54,9 @@ typedef struct demist_schedule_vtable {
     /* [main thread, after create] Fails with host->fail, for example when T is too small. */
     demist_status (*fill)(void *self, demist_tables *tables);
 
-    /* [any thread, after create] Optional: signal and noise at a fractional time. Without it the
-     * host interpolates λ = ln(signal/noise) linearly in t between indices. */
+    /* [any thread, after create] Optional: signal and noise at a time t between indices, in the
+     * units of the indices (of `time` for a path); n is T, as in the tables. Without it the host
+     * interpolates λ = ln(signal/noise) linearly in t. */
     demist_status (*eval)(void *self, int64_t n, double t, double *signal, double *noise);
 } demist_schedule_vtable;
 

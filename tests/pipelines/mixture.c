@@ -59,6 +59,8 @@ static demist_status describe(void *self, demist_builder *b, demist_network_info
 {
     struct mixture *s = self;
     (void)b;
+    if (info->null_class != -1) /* a network that says nothing of guidance has no such class */
+        return DEMIST_INTERNAL;
     info->prediction = s->predict == 0   ? DEMIST_PREDICT_EPS
                        : s->predict == 1 ? DEMIST_PREDICT_X0
                                          : DEMIST_PREDICT_V;
@@ -68,7 +70,6 @@ static demist_status describe(void *self, demist_builder *b, demist_network_info
     info->shape[0] = 2;
     info->clip_low = -1;
     info->clip_high = 1;
-    info->null_class = -1;
     return DEMIST_OK;
 }
 
