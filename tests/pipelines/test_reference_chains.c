@@ -1,5 +1,6 @@
 /* The reference results of real checkpoints: every evaluation and every state of every chain, on
- * the backend that DEMIST_TEST_BACKEND names (reference without it). */
+ * the backend that DEMIST_TEST_BACKEND names (reference without it), with the option of its that
+ * DEMIST_TEST_OPTION sets ("fp64=off"). */
 #include "testing.h"
 
 #include "fixture.h"
@@ -18,13 +19,21 @@ static const char *backend(void)
 /* INI text with the backend under test and the paths of the reference data filled in. */
 static struct dm_ini *describe(const char *text, const char *checkpoint, const char *noise)
 {
-    static char backend_line[128], checkpoint_line[4200], noise_line[4200];
+    static char backend_line[128], option_line[128], checkpoint_line[4200], noise_line[4200];
+    const char *option = getenv("DEMIST_TEST_OPTION");
     snprintf(backend_line, sizeof backend_line, "backend.use=%s", backend());
     snprintf(checkpoint_line, sizeof checkpoint_line, "network.checkpoint=%s", checkpoint);
     snprintf(noise_line, sizeof noise_line, "noise.file=%s", noise ? noise : "");
-    return fixture_ini(text,
-                       (const char *[]){backend_line, checkpoint_line,
-                                        noise ? "noise.source=file" : NULL, noise_line, NULL});
+    snprintf(option_line, sizeof option_line, "backend.%s.%s", backend(), option ? option : "");
+    const char *overrides[6] = {backend_line, checkpoint_line};
+    int n = 2;
+    if (option)
+        overrides[n++] = option_line;
+    if (noise) {
+        overrides[n++] = "noise.source=file";
+        overrides[n++] = noise_line;
+    }
+    return fixture_ini(text, overrides);
 }
 
 /* Largest difference of one evaluation to the file's own `out`, relative to max |out|. */

@@ -1,0 +1,1 @@
+/* Kernels that are written by the host alone. */

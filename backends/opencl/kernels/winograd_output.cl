@@ -1,0 +1,45 @@
+/* y = Aᵀ·m·A for tiles of 4x4 pixels, and what follows the convolution. */
+
+/* Six vectors `from` apart to four `to` apart. */
+INLINE void along(const VT *d, int from, VT *o, int to)
+{
+    const VT near_sum = d[from] + d[2 * from], near_difference = d[from] - d[2 * from];
+    const VT far_sum = d[3 * from] + d[4 * from], far_difference = d[3 * from] - d[4 * from];
+    o[0] = d[0] + near_sum + far_sum;
+    o[to] = FMA((VT)(0.625f), near_difference, (VT)(1.5f) * far_difference);
+    o[2 * to] = FMA((VT)(0.390625f), near_sum, (VT)(2.25f) * far_sum);
+    o[3 * to] = FMA((VT)(0.244140625f), near_difference,
+                    FMA((VT)(3.375f), far_difference, d[5 * from]));
+}
+
+__kernel void winograd_output(IN(m), OUT(y), int columns, int height, int width, int y_n, int y_y,
+                              int y_x, int tiles_y, int tiles_x, int plane OPERANDS)
+{
+    const int tile = get_global_id(1), n = tile / (tiles_y * tiles_x);
+    const int y0 = tile / tiles_x % tiles_y * 4, x0 = tile % tiles_x * 4;
+    y += y_at + (long)n * y_n;
+    m += m_at + (long)tile * columns;
+#ifdef WIDE
+    for (int o = 0; o < columns; o += VECTOR) {
+#else
+    for (int o = get_global_id(0); o < columns; o += columns) {
+#endif
+        VT d[24], e[6], out[4];
+        __attribute__((opencl_unroll_hint)) for (int c = 0; c < 6; c++)
+        {
+            __attribute__((opencl_unroll_hint)) for (int r = 0; r < 6; r++)
+                e[r] = LOADV(m + (long)(r * 6 + c) * plane + o);
+            along(e, 1, d + c, 6);
+        }
+        __attribute__((opencl_unroll_hint)) for (int r = 0; r < 4; r++)
+        {
+            along(d + r * 6, 1, out, 1);
+            __attribute__((opencl_unroll_hint)) for (int c = 0; c < 4; c++)
+            {
+                const int i = y0 + r, j = x0 + c;
+                if (i < height && j < width)
+                    STOREV(FINISH_v(out[c], n, i, j, o), y + (long)i * y_y + (long)j * y_x + o);
+            }
+        }
+    }
+}

@@ -1,0 +1,878 @@
+/* From a graph to kernel launches: walks the nodes once, gives every value a place, and lets each
+ * op add its steps. Device memory is taken here and at bind; execute takes none. */
+#include "ocl_program.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { ALIGN = 256 };
+
+/* Host blocks that live as long as the program. */
+struct ocl_memory {
+    struct ocl_memory *next;
+    char padding[64 - sizeof(struct ocl_memory *)];
+};
+
+static const demist_host *host_of(const demist_program *p)
+{
+    return p->device->host;
+}
+
+/* --- host memory --- */
+
+void *ocl_new(demist_program *p, size_t bytes)
+{
+    struct ocl_memory *m = host_of(p)->alloc(host_of(p), sizeof *m + bytes, 0);
+    if (!m)
+        return NULL;
+    m->next = p->memory;
+    p->memory = m;
+    memset(m + 1, 0, bytes);
+    return m + 1;
+}
+
+/* Doubles the room of a growing array, whose old copy stays behind with the program. */
+static void *grow(demist_program *p, void *old, int32_t n, int32_t *room, size_t size)
+{
+    if (n < *room)
+        return old;
+    const int32_t more = *room ? 2 * *room : 64;
+    void *bigger = ocl_new(p, (size_t)more * size);
+    if (!bigger)
+        return NULL;
+    if (old)
+        memcpy(bigger, old, (size_t)n * size);
+    *room = more;
+    return bigger;
+}
+
+static int32_t new_storage(demist_program *p, struct ocl_storage storage)
+{
+    struct ocl_storage *list =
+        grow(p, p->storages, p->n_storages, &p->room_storages, sizeof *p->storages);
+    if (!list)
+        return -1;
+    p->storages = list;
+    storage.first = storage.last = p->steps.n;
+    list[p->n_storages] = storage;
+    return p->n_storages++;
+}
+
+int32_t ocl_new_storage(demist_program *p, bool batched, int64_t elements)
+{
+    return new_storage(
+        p, (struct ocl_storage){.place = OCL_ARENA, .batched = batched, .elements = elements});
+}
+
+int32_t ocl_new_ints(demist_program *p, int32_t n, const int32_t *ints)
+{
+    int32_t *copy = ocl_new(p, sizeof *copy * (size_t)n);
+    if (!copy)
+        return -1;
+    memcpy(copy, ints, sizeof *copy * (size_t)n);
+    return new_storage(p, (struct ocl_storage){.place = OCL_RAW, .elements = n, .data = copy});
+}
+
+int32_t ocl_zeros(demist_program *p, int64_t elements)
+{
+    if (p->zeros < 0) {
+        p->zeros = new_storage(p, (struct ocl_storage){.place = OCL_FIXED, .elements = elements});
+    } else if (p->storages[p->zeros].elements < elements) {
+        p->storages[p->zeros].elements = elements;
+    }
+    return p->zeros;
+}
+
+/* --- drafts of launches --- */
+
+void ocl_draft_init(struct ocl_draft *d, int32_t node, cl_kernel kernel)
+{
+    d->launch = (struct ocl_launch){.node = node, .kernel = kernel, .args = d->args};
+    for (int i = 0; i < 3; i++) {
+        d->launch.global[i] = (struct ocl_count){1, 0};
+        d->launch.each[i] = 1;
+        d->launch.local[i] = 1;
+    }
+}
+
+static void put(struct ocl_draft *d, struct ocl_arg arg)
+{
+    if (d->launch.n_args < OCL_MAX_ARGS)
+        d->args[d->launch.n_args] = arg;
+    d->launch.n_args++;
+}
+
+void ocl_put_in(struct ocl_draft *d, const struct ocl_view *view)
+{
+    put(d,
+        (struct ocl_arg){.kind = OCL_ARG_VALUE, .storage = view->storage, .offset = view->offset});
+}
+
+void ocl_put_out(struct ocl_draft *d, const struct ocl_view *view)
+{
+    put(d, (struct ocl_arg){.kind = OCL_ARG_VALUE,
+                            .written = true,
+                            .storage = view->storage,
+                            .offset = view->offset});
+}
+
+void ocl_put_int(struct ocl_draft *d, int64_t value)
+{
+    ocl_put_count(d, (struct ocl_count){value, 0});
+}
+
+void ocl_put_count(struct ocl_draft *d, struct ocl_count count)
+{
+    put(d, (struct ocl_arg){.kind = OCL_ARG_INT, .count = count});
+}
+
+void ocl_put_float(struct ocl_draft *d, float value)
+{
+    put(d, (struct ocl_arg){.kind = OCL_ARG_FLOAT, .number = value});
+}
+
+void ocl_put_slot(struct ocl_draft *d, enum ocl_arg_kind kind, int32_t slot)
+{
+    put(d, (struct ocl_arg){.kind = kind, .storage = slot});
+}
+
+void ocl_put_range(struct ocl_draft *d, int32_t axis, struct ocl_count global, int64_t each,
+                   size_t local)
+{
+    d->launch.global[axis] = global;
+    d->launch.each[axis] = each;
+    d->launch.local[axis] = local;
+}
+
+/* --- steps --- */
+
+/* Whether it can run once for all executions: it reads what never changes and writes what nothing
+ * else does. */
+static bool runs_once(const demist_program *p, const struct ocl_launch *l)
+{
+    for (int32_t i = 0; i < l->n_args; i++) {
+        const struct ocl_arg *a = &l->args[i];
+        if (a->kind >= OCL_ARG_SCALAR)
+            return false;
+        if (a->kind != OCL_ARG_VALUE)
+            continue;
+        const struct ocl_storage *s = &p->storages[a->storage];
+        const bool fixed = (s->place == OCL_FIXED || s->place == OCL_RAW) && !s->varies;
+        if (a->written ? s->written && !fixed : !fixed)
+            return false;
+    }
+    return true;
+}
+
+static void note_use(demist_program *p, const struct ocl_launch *l, bool once)
+{
+    for (int32_t i = 0; i < l->n_args; i++) {
+        const struct ocl_arg *a = &l->args[i];
+        if (a->kind != OCL_ARG_VALUE)
+            continue;
+        struct ocl_storage *s = &p->storages[a->storage];
+        if (once && a->written)
+            s->place = OCL_FIXED;
+        if (!once && s->place == OCL_RAW)
+            s->place = OCL_FIXED;
+        s->written = s->written || a->written;
+        s->varies = s->varies || (a->written && !once);
+        s->last = p->steps.n;
+    }
+}
+
+static struct ocl_step *add_step(demist_program *p, struct ocl_steps *steps)
+{
+    struct ocl_step *list = grow(p, steps->list, steps->n, &steps->room, sizeof *list);
+    if (!list)
+        return NULL;
+    steps->list = list;
+    memset(&list[steps->n], 0, sizeof *list);
+    return &list[steps->n++];
+}
+
+demist_status ocl_add_launch(demist_program *p, const struct ocl_launch *launch)
+{
+    if (launch->n_args > OCL_MAX_ARGS)
+        return host_of(p)->fail(host_of(p), DEMIST_INTERNAL, "a kernel with %d arguments",
+                                (int)launch->n_args);
+    const size_t bytes = sizeof *launch->args * (size_t)launch->n_args;
+    struct ocl_arg *args = ocl_new(p, bytes);
+    if (!args)
+        return DEMIST_NO_MEMORY;
+    memcpy(args, launch->args, bytes);
+    const bool once = runs_once(p, launch);
+    note_use(p, launch, once);
+    struct ocl_step *step = add_step(p, once ? &p->once : &p->steps);
+    if (!step)
+        return DEMIST_NO_MEMORY;
+    step->launch = *launch;
+    step->launch.args = args;
+    return DEMIST_OK;
+}
+
+demist_status ocl_add_draws(demist_program *p, int32_t node, struct ocl_draws *draws,
+                            const struct ocl_view *to)
+{
+    struct ocl_storage *s = &p->storages[to->storage];
+    s->written = s->varies = true;
+    s->last = p->steps.n;
+    struct ocl_step *step = add_step(p, &p->steps);
+    if (!step)
+        return DEMIST_NO_MEMORY;
+    step->draws = draws;
+    step->launch.node = node;
+    return DEMIST_OK;
+}
+
+/* --- values --- */
+
+static bool is_fixed(const demist_node *node)
+{
+    return node->op == DEMIST_OP_PARAM || node->op == DEMIST_OP_CONSTANT;
+}
+
+static demist_status define_fixed(demist_program *p, const demist_node *node)
+{
+    struct ocl_value *value = &p->values[node->id];
+    if (!node->data && (node->op == DEMIST_OP_CONSTANT || p->flags & DEMIST_COMPILE_FROZEN))
+        return host_of(p)->fail(host_of(p), DEMIST_INVALID, "node '%s' (%s) has no data",
+                                node->name, demist_op_name(node->op));
+    /* Whoever may want to see or replace it finds it in the program's own memory. */
+    const bool kept = !(p->flags & DEMIST_COMPILE_FROZEN) || p->flags & DEMIST_COMPILE_OBSERVE;
+    const int32_t storage = new_storage(p, (struct ocl_storage){.place = kept ? OCL_FIXED : OCL_RAW,
+                                                                .elements = demist_elements(node),
+                                                                .data = node->data});
+    if (storage < 0)
+        return DEMIST_NO_MEMORY;
+    p->storages[storage].written = true;
+    value->view = ocl_dense(storage, false, node->rank, node->shape);
+    value->defined = true;
+    value->ready = -1;
+    return DEMIST_OK;
+}
+
+demist_status ocl_value_of(demist_program *p, const demist_node *node, struct ocl_view *view)
+{
+    struct ocl_value *value = &p->values[node->id];
+    if (!value->defined && is_fixed(node))
+        OCL_TRY(define_fixed(p, node));
+    if (!value->defined)
+        return host_of(p)->fail(host_of(p), DEMIST_INVALID,
+                                "node '%s' (%s) is used before it is computed: the graph is not in "
+                                "topological order",
+                                node->name, demist_op_name(node->op));
+    *view = value->view;
+    return DEMIST_OK;
+}
+
+void ocl_set_result(demist_program *p, const demist_node *node, const struct ocl_view *view)
+{
+    p->values[node->id].view = *view;
+}
+
+/* --- where results go --- */
+
+/* Strides with axes in memory as order[] says; returns the elements of an image. */
+static int64_t lay_out(struct ocl_view *view, const int32_t *order)
+{
+    int64_t step = 1;
+    for (int32_t i = view->rank - 1; i >= 0; i--) {
+        view->stride[order[i]] = step;
+        if (!view->batched || order[i] != 0)
+            step *= view->shape[order[i]];
+    }
+    return step;
+}
+
+demist_status ocl_result(demist_program *p, const demist_node *node, const int32_t *order,
+                         struct ocl_view *view)
+{
+    *view = (struct ocl_view){.batched = demist_is_batched(node), .rank = node->rank};
+    memcpy(view->shape, node->shape, sizeof view->shape);
+    const int64_t elements = lay_out(view, order);
+    view->storage = ocl_new_storage(p, view->batched, elements);
+    return view->storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
+}
+
+static void order_rows(int32_t rank, int32_t *order)
+{
+    for (int32_t i = 0; i < rank; i++)
+        order[i] = i;
+}
+
+/* `axis` innermost, the others as they are. */
+static void order_last(int32_t rank, int32_t axis, int32_t *order)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < rank; i++)
+        if (i != axis)
+            order[n++] = i;
+    if (rank > 0)
+        order[rank - 1] = axis;
+}
+
+demist_status ocl_result_pixels(demist_program *p, const demist_node *node, struct ocl_view *view)
+{
+    int32_t order[DEMIST_MAX_RANK];
+    order_last(node->rank, node->rank > 1 ? 1 : 0, order);
+    return ocl_result(p, node, order, view);
+}
+
+demist_status ocl_result_dense(demist_program *p, const demist_node *node, struct ocl_view *view)
+{
+    int32_t order[DEMIST_MAX_RANK];
+    order_rows(node->rank, order);
+    return ocl_result(p, node, order, view);
+}
+
+demist_status ocl_result_like(demist_program *p, const demist_node *node,
+                              const struct ocl_view *like, struct ocl_view *view)
+{
+    int32_t order[DEMIST_MAX_RANK];
+    const int32_t first = demist_is_batched(node) ? 1 : 0;
+    if (like->rank != node->rank)
+        return ocl_result_dense(p, node, view);
+    for (int32_t i = first; i < node->rank; i++)
+        if (like->shape[i] != node->shape[i] || (like->stride[i] == 0 && like->shape[i] != 1))
+            return ocl_result_dense(p, node, view); /* a repeated axis tells no order */
+    order_rows(node->rank, order);
+    for (int32_t i = first; i < node->rank; i++) {
+        int32_t at = i;
+        while (at > first && like->shape[i] != 1 &&
+               (like->shape[order[at - 1]] == 1 || like->stride[order[at - 1]] < like->stride[i])) {
+            order[at] = order[at - 1];
+            at--;
+        }
+        order[at] = i;
+    }
+    return ocl_result(p, node, order, view);
+}
+
+demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *order,
+                              struct ocl_view *view)
+{
+    const struct ocl_view from = *view;
+    const int64_t elements = lay_out(view, order);
+    view->offset = 0;
+    view->storage = ocl_new_storage(p, view->batched, elements);
+    if (view->storage < 0)
+        return DEMIST_NO_MEMORY;
+    return ocl_add_copy(p, node, view, &from);
+}
+
+demist_status ocl_need_pixels(demist_program *p, int32_t node, struct ocl_view *view)
+{
+    bool fits = view->rank < 2 || view->stride[1] == 1 || view->shape[1] == 1;
+    int64_t inner = -1; /* stride that the next axis to the left must have */
+    for (int32_t i = view->rank - 1; i >= 2; i--) {
+        if (view->shape[i] == 1)
+            continue;
+        fits = fits && view->stride[i] != 0 && (inner < 0 || view->stride[i] == inner);
+        inner = view->stride[i] * view->shape[i];
+    }
+    if (fits)
+        return DEMIST_OK;
+    int32_t order[DEMIST_MAX_RANK];
+    order_last(view->rank, 1, order);
+    return ocl_materialise(p, node, order, view);
+}
+
+demist_status ocl_need_contiguous(demist_program *p, int32_t node, int32_t axis,
+                                  struct ocl_view *view)
+{
+    if (view->stride[axis] == 1 || view->shape[axis] == 1)
+        return DEMIST_OK;
+    int32_t order[DEMIST_MAX_RANK];
+    order_last(view->rank, axis, order);
+    return ocl_materialise(p, node, order, view);
+}
+
+demist_status ocl_need_dense(demist_program *p, int32_t node, struct ocl_view *view)
+{
+    int32_t order[DEMIST_MAX_RANK];
+    if (ocl_is_dense(view))
+        return DEMIST_OK;
+    order_rows(view->rank, order);
+    return ocl_materialise(p, node, order, view);
+}
+
+/* --- ops that move nothing, and concatenation --- */
+
+static demist_status add_reshape(demist_program *p, const demist_node *node)
+{
+    struct ocl_view from, to;
+    OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
+    if (!ocl_reshape(&from, node->rank, node->shape, &to)) {
+        OCL_TRY(ocl_need_dense(p, node->id, &from));
+        ocl_reshape(&from, node->rank, node->shape, &to);
+    }
+    ocl_set_result(p, node, &to);
+    return DEMIST_OK;
+}
+
+static demist_status add_view(demist_program *p, const demist_node *node)
+{
+    struct ocl_view from, to;
+    OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
+    to = from;
+    if (node->op == DEMIST_OP_SLICE) {
+        const int32_t axis = node->attrs.slice.axis;
+        to.offset += node->attrs.slice.start * from.stride[axis];
+        to.stride[axis] *= node->attrs.slice.step;
+    } else if (node->op == DEMIST_OP_EXPAND) {
+        struct ocl_view shape = {.batched = demist_is_batched(node), .rank = node->rank};
+        memcpy(shape.shape, node->shape, sizeof shape.shape);
+        to = ocl_broadcast(&from, &shape);
+    } else {
+        for (int32_t i = 0; i < node->rank; i++)
+            to.stride[i] = from.stride[node->attrs.transpose.perm[i]];
+    }
+    memcpy(to.shape, node->shape, sizeof to.shape);
+    ocl_set_result(p, node, &to);
+    return DEMIST_OK;
+}
+
+static demist_status add_concat(demist_program *p, const demist_node *node)
+{
+    const int32_t axis = node->attrs.axis.axis;
+    struct ocl_view whole;
+    int64_t offset = 0;
+    if (node->rank == 4 && axis == 1 && node->dtype == DEMIST_F32)
+        OCL_TRY(ocl_result_pixels(p, node, &whole));
+    else
+        OCL_TRY(ocl_result_dense(p, node, &whole));
+    for (int32_t i = 0; i < node->n_inputs; i++) {
+        struct ocl_view from, to = whole;
+        OCL_TRY(ocl_value_of(p, node->inputs[i], &from));
+        to.shape[axis] = from.shape[axis];
+        to.offset += offset * whole.stride[axis];
+        offset += from.shape[axis];
+        OCL_TRY(ocl_add_copy(p, node->id, &to, &from));
+    }
+    ocl_set_result(p, node, &whole);
+    return DEMIST_OK;
+}
+
+/* --- compile --- */
+
+static demist_status add_fused(demist_program *p, const struct ocl_fused *f)
+{
+    switch (f->chain[0]->op) {
+    case DEMIST_OP_CONV2D:
+    case DEMIST_OP_CONV_TRANSPOSE2D:
+    case DEMIST_OP_LINEAR:
+        return ocl_add_product(p, f);
+    case DEMIST_OP_GROUP_NORM:
+    case DEMIST_OP_BATCH_NORM:
+    case DEMIST_OP_LAYER_NORM:
+        return ocl_add_norm(p, f);
+    default:
+        return ocl_add_elementwise(p, f);
+    }
+}
+
+static demist_status add_node(demist_program *p, const demist_node *node)
+{
+    const struct ocl_fused one = {node, 1, &node};
+    const struct ocl_fused several = {node, node->n_body, node->body};
+    switch (node->op) {
+    case DEMIST_OP_INPUT:
+    case DEMIST_OP_PARAM:
+    case DEMIST_OP_CONSTANT:
+        return DEMIST_OK; /* defined before, or on first use */
+    case DEMIST_OP_FUSED:
+        return add_fused(p, &several);
+    case DEMIST_OP_SCALAR:
+        return ocl_add_scalar(p, node);
+    case DEMIST_OP_CAST:
+        return ocl_add_cast(p, node);
+    case DEMIST_OP_SUM:
+    case DEMIST_OP_MEAN:
+    case DEMIST_OP_AMAX:
+    case DEMIST_OP_BATCH_SUM:
+        return ocl_add_reduce(p, node);
+    case DEMIST_OP_SOFTMAX:
+        return ocl_add_softmax(p, node);
+    case DEMIST_OP_MATMUL:
+        return ocl_add_matmul(p, node);
+    case DEMIST_OP_ATTENTION:
+        return ocl_add_attention(p, node);
+    case DEMIST_OP_MAX_POOL2D:
+    case DEMIST_OP_AVG_POOL2D:
+        return ocl_add_pool(p, node);
+    case DEMIST_OP_UPSAMPLE_NEAREST:
+        return ocl_add_upsample(p, node);
+    case DEMIST_OP_RESIZE_BILINEAR:
+        return ocl_add_resize(p, node);
+    case DEMIST_OP_RESHAPE:
+        return add_reshape(p, node);
+    case DEMIST_OP_TRANSPOSE:
+    case DEMIST_OP_SLICE:
+    case DEMIST_OP_EXPAND:
+        return add_view(p, node);
+    case DEMIST_OP_CONCAT:
+        return add_concat(p, node);
+    case DEMIST_OP_PAD:
+        return ocl_add_pad(p, node);
+    case DEMIST_OP_EMBEDDING:
+        return ocl_add_embedding(p, node);
+    case DEMIST_OP_PHILOX_NORMAL:
+    case DEMIST_OP_PHILOX_UNIFORM:
+        return ocl_add_philox(p, node);
+    default:
+        return add_fused(p, &one);
+    }
+}
+
+/* The value of a view is there when its input is. */
+static int32_t ready_after(const demist_program *p, const demist_node *node, int32_t steps_before)
+{
+    if (p->steps.n > steps_before)
+        return p->steps.n - 1;
+    int32_t ready = -1;
+    for (int32_t i = 0; i < node->n_inputs; i++) {
+        const int32_t r = p->values[node->inputs[i]->id].ready;
+        ready = r > ready ? r : ready;
+    }
+    return ready;
+}
+
+static double flops_of(const demist_node *node)
+{
+    if (node->op == DEMIST_OP_FUSED)
+        return flops_of(node->body[0]);
+    double terms = 0, outputs = (double)demist_elements(node);
+    const int64_t *w = node->n_inputs > 1 ? node->inputs[1]->shape : NULL;
+    const demist_node *x = node->n_inputs > 0 ? node->inputs[0] : NULL;
+    switch (node->op) {
+    case DEMIST_OP_LINEAR:
+        terms = (double)w[1];
+        break;
+    case DEMIST_OP_MATMUL:
+        terms = (double)x->shape[x->rank - (node->attrs.matmul.transpose_a ? 2 : 1)];
+        break;
+    case DEMIST_OP_CONV2D:
+        terms = (double)w[1] * (double)w[2] * (double)w[3];
+        break;
+    case DEMIST_OP_CONV_TRANSPOSE2D: /* each input meets each of its weights once */
+        outputs = (double)demist_elements(x);
+        terms = (double)w[1] * (double)w[2] * (double)w[3];
+        break;
+    case DEMIST_OP_ATTENTION:
+        outputs = (double)x->shape[1] * (double)x->shape[3] * (double)node->inputs[1]->shape[3];
+        terms = (double)x->shape[2] + (double)node->inputs[2]->shape[2];
+        break;
+    default:
+        break;
+    }
+    return 2 * terms * outputs;
+}
+
+static demist_status add_nodes(demist_program *p, const demist_graph *graph)
+{
+    for (int32_t i = 0; i < graph->n_nodes; i++) {
+        const demist_node *node = graph->nodes[i];
+        const int32_t before = p->steps.n;
+        OCL_TRY(add_node(p, node));
+        p->flops += flops_of(node);
+        if (is_fixed(node) || node->op == DEMIST_OP_INPUT)
+            continue;
+        struct ocl_value *value = &p->values[i];
+        value->defined = true;
+        value->ready = ready_after(p, node, before);
+        struct ocl_storage *s = &p->storages[value->view.storage];
+        s->last = s->last < value->ready ? value->ready : s->last;
+    }
+    return DEMIST_OK;
+}
+
+static demist_status define_leaves(demist_program *p, const demist_graph *graph)
+{
+    for (int32_t i = 0; i < graph->n_inputs; i++) {
+        const demist_node *node = graph->inputs[i];
+        const int32_t storage =
+            new_storage(p, (struct ocl_storage){.place = OCL_INPUT,
+                                                .written = true,
+                                                .varies = true,
+                                                .batched = demist_is_batched(node),
+                                                .elements = demist_elements(node),
+                                                .where = i});
+        if (storage < 0)
+            return DEMIST_NO_MEMORY;
+        struct ocl_value *value = &p->values[node->id];
+        value->view = ocl_dense(storage, demist_is_batched(node), node->rank, node->shape);
+        value->defined = true;
+        value->ready = -1;
+        p->input_nodes[i] = node->id;
+    }
+    for (int32_t i = 0; i < graph->n_params; i++) {
+        p->param_nodes[i] = graph->params[i]->id;
+        p->param_filled[i] = graph->params[i]->data != NULL;
+        OCL_TRY(define_fixed(p, graph->params[i]));
+    }
+    return DEMIST_OK;
+}
+
+/* Outputs are dense in the caller's buffers: a value that has a dense storage to itself gets the
+ * buffer as its storage, any other is copied. */
+static demist_status define_outputs(demist_program *p, const demist_graph *graph)
+{
+    for (int32_t i = 0; i < graph->n_outputs; i++) {
+        const demist_node *node = graph->outputs[i];
+        struct ocl_view view;
+        OCL_TRY(ocl_value_of(p, node, &view));
+        struct ocl_storage *storage = &p->storages[view.storage];
+        p->output_nodes[i] = node->id;
+        if (storage->place == OCL_ARENA && view.offset == 0 && ocl_is_dense(&view) &&
+            storage->batched == view.batched && storage->elements == ocl_elements(&view)) {
+            storage->place = OCL_OUTPUT;
+            storage->where = i;
+            continue;
+        }
+        const int32_t out = new_storage(p, (struct ocl_storage){.place = OCL_OUTPUT,
+                                                                .written = true,
+                                                                .varies = true,
+                                                                .batched = view.batched,
+                                                                .elements = ocl_elements(&view),
+                                                                .where = i});
+        if (out < 0)
+            return DEMIST_NO_MEMORY;
+        const struct ocl_view to = ocl_dense(out, view.batched, view.rank, view.shape);
+        OCL_TRY(ocl_add_copy(p, node->id, &to, &view));
+    }
+    return DEMIST_OK;
+}
+
+/* --- memory --- */
+
+static demist_status storage_bytes(const demist_program *p, const struct ocl_storage *s,
+                                   int64_t *bytes)
+{
+    const int64_t images = s->batched ? p->max_batch : 1;
+    int64_t elements;
+    if (!__builtin_mul_overflow(s->elements, images, &elements) && elements < INT32_MAX) {
+        *bytes = (elements * 4 + ALIGN - 1) / ALIGN * ALIGN;
+        return DEMIST_OK;
+    }
+    return host_of(p)->fail(host_of(p), DEMIST_NO_MEMORY,
+                            "a value of %" PRId64 " images has more than 2^31 elements, too many "
+                            "for this backend: lower the batch",
+                            images);
+}
+
+static demist_status place_storages(demist_program *p)
+{
+    const demist_host *host = host_of(p);
+    demist_block *blocks = ocl_new(p, sizeof *blocks * (size_t)(p->n_storages + 1));
+    if (!blocks)
+        return DEMIST_NO_MEMORY;
+    for (int32_t i = 0; i < p->n_storages; i++) {
+        struct ocl_storage *s = &p->storages[i];
+        int64_t bytes = 0;
+        OCL_TRY(storage_bytes(p, s, &bytes));
+        blocks[i] = (demist_block){
+            .bytes = s->place == OCL_ARENA ? bytes : 0, .first = s->first, .last = s->last};
+        int64_t *end = s->place == OCL_FIXED ? &p->fixed_bytes : &p->raw_bytes;
+        if (s->place == OCL_FIXED || s->place == OCL_RAW) {
+            s->where = *end;
+            *end += bytes;
+        }
+    }
+    p->arena_bytes = host->plan_memory(host, blocks, (size_t)p->n_storages, ALIGN);
+    for (int32_t i = 0; i < p->n_storages; i++)
+        if (p->storages[i].place == OCL_ARENA)
+            p->storages[i].where = blocks[i].offset;
+    return p->arena_bytes < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
+}
+
+static demist_status alloc_device_memory(demist_program *p, const demist_compile_info *info)
+{
+    const demist_host *host = host_of(p);
+    const double all = (double)p->fixed_bytes + (double)p->raw_bytes + (double)p->arena_bytes;
+    if (info->memory_limit > 0 && all > (double)info->memory_limit)
+        return host->fail(
+            host, DEMIST_NO_MEMORY,
+            "a batch of %" PRId64 " needs %" PRId64 " bytes for parameters and %" PRId64
+            " of working memory; the limit is %" PRId64 ": lower the batch or raise the limit",
+            p->max_batch, p->fixed_bytes + p->raw_bytes, p->arena_bytes, info->memory_limit);
+    OCL_TRY(ocl_new_memory(p->device, p->arena_bytes, "working memory", &p->arena));
+    OCL_TRY(ocl_new_memory(p->device, p->fixed_bytes, "parameters", &p->fixed));
+    return ocl_new_memory(p->device, p->raw_bytes, "parameters to be packed", &p->raw);
+}
+
+static demist_status upload(demist_program *p)
+{
+    const cl_command_queue queue = p->device->queue;
+    const float zero = 0;
+    cl_int error = CL_SUCCESS;
+    for (int32_t i = 0; i < p->n_storages && error == CL_SUCCESS; i++) {
+        const struct ocl_storage *s = &p->storages[i];
+        if (s->data)
+            error = clEnqueueWriteBuffer(queue, s->place == OCL_FIXED ? p->fixed : p->raw, CL_TRUE,
+                                         (size_t)s->where, (size_t)s->elements * 4, s->data, 0,
+                                         NULL, NULL);
+        else if (i == p->zeros)
+            error = clEnqueueFillBuffer(queue, p->fixed, &zero, sizeof zero, (size_t)s->where,
+                                        (size_t)s->elements * 4, 0, NULL, NULL);
+    }
+    return error == CL_SUCCESS ? DEMIST_OK : ocl_fail(p->device, "clEnqueueWriteBuffer", error);
+}
+
+static bool all_filled(const demist_program *p)
+{
+    for (int32_t i = 0; i < p->n_params; i++)
+        if (!p->param_filled[i])
+            return false;
+    return true;
+}
+
+static demist_status prepare(demist_program *p)
+{
+    OCL_TRY(upload(p));
+    if (all_filled(p))
+        OCL_TRY(ocl_run_once(p->device->queue, p));
+    const cl_int error = clFinish(p->device->queue);
+    if (error != CL_SUCCESS)
+        return ocl_fail(p->device, "clFinish", error);
+    if (p->flags & DEMIST_COMPILE_FROZEN) {
+        clReleaseMemObject(p->raw);
+        p->raw = NULL;
+    }
+    for (int32_t i = 0; i < p->n_storages; i++)
+        p->storages[i].data = NULL;
+    return DEMIST_OK;
+}
+
+/* --- the call --- */
+
+static demist_status check_info(demist_device *device, const demist_graph *graph,
+                                const demist_compile_info *info)
+{
+    const demist_host *host = device->host;
+    if (info->max_batch < 1)
+        return host->fail(host, DEMIST_INVALID, "the largest batch is %" PRId64 ": give 1 or more",
+                          info->max_batch);
+    if (info->max_batch > INT32_MAX)
+        return host->fail(host, DEMIST_NO_MEMORY,
+                          "%" PRId64 " images are more than memory can hold: lower the batch",
+                          info->max_batch);
+    if (info->precision != DEMIST_PRECISION_F32 && info->precision != DEMIST_PRECISION_STRICT)
+        return host->fail(host, DEMIST_UNSUPPORTED,
+                          "the opencl backend computes in f32 or strict precision only");
+    for (int32_t i = 0; i < graph->n_nodes; i++) {
+        const demist_node *node = graph->nodes[i];
+        const char *why = NULL;
+        if (!ocl_supports(device, node, &why))
+            return host->fail(host, DEMIST_UNSUPPORTED, "node '%s' (%s): %s", node->name,
+                              demist_op_name(node->op), why);
+    }
+    return DEMIST_OK;
+}
+
+static demist_status alloc_tables(demist_program *p, const demist_graph *graph)
+{
+    const size_t n = (size_t)graph->n_nodes + 1;
+    size_t name_bytes = 0;
+    for (int32_t i = 0; i < graph->n_nodes; i++)
+        name_bytes += strlen(graph->nodes[i]->name) + 1;
+    char *names = ocl_new(p, name_bytes + 1);
+    p->n_values = graph->n_nodes;
+    p->n_inputs = graph->n_inputs;
+    p->n_outputs = graph->n_outputs;
+    p->n_params = graph->n_params;
+    p->n_scalars = graph->n_scalars;
+    if (!names || !(p->values = ocl_new(p, n * sizeof *p->values)) ||
+        !(p->input_nodes = ocl_new(p, n * sizeof *p->input_nodes)) ||
+        !(p->output_nodes = ocl_new(p, ((size_t)graph->n_outputs + 1) * sizeof *p->output_nodes)) ||
+        !(p->param_nodes = ocl_new(p, n * sizeof *p->param_nodes)) ||
+        !(p->param_filled = ocl_new(p, n * sizeof *p->param_filled)) ||
+        !(p->philox_nodes = ocl_new(p, n * sizeof *p->philox_nodes)) ||
+        !(p->philox_attrs = ocl_new(p, n * sizeof *p->philox_attrs)) ||
+        !(p->profile = ocl_new(p, n * sizeof *p->profile)) ||
+        !(p->profiles = ocl_new(p, n * sizeof *p->profiles)))
+        return DEMIST_NO_MEMORY;
+    for (int32_t i = 0; i < graph->n_nodes; i++) {
+        const demist_node *node = graph->nodes[i];
+        const size_t length = strlen(node->name) + 1;
+        p->values[i] = (struct ocl_value){.op = node->op,
+                                          .name = memcpy(names, node->name, length),
+                                          .rank = node->rank,
+                                          .inside = -1,
+                                          .ready = -1};
+        memcpy(p->values[i].shape, node->shape, sizeof node->shape);
+        names += length;
+        p->profile[i] = DEMIST_INIT(demist_node_profile);
+        p->profile[i].node = i;
+        p->profiles[i] = &p->profile[i];
+    }
+    return DEMIST_OK;
+}
+
+static demist_status build(demist_program *p, const demist_graph *graph,
+                           const demist_compile_info *info)
+{
+    OCL_TRY(alloc_tables(p, graph));
+    OCL_TRY(define_leaves(p, graph));
+    OCL_TRY(add_nodes(p, graph));
+    OCL_TRY(define_outputs(p, graph));
+    OCL_TRY(place_storages(p));
+    OCL_TRY(alloc_device_memory(p, info));
+    return prepare(p);
+}
+
+demist_status ocl_compile(demist_device *device, const demist_graph *graph,
+                          const demist_compile_info *info, demist_program **program)
+{
+    const demist_host *host = device->host;
+    OCL_TRY(check_info(device, graph, info));
+    demist_program *p = host->alloc(host, sizeof *p, 0);
+    if (!p)
+        return DEMIST_NO_MEMORY;
+    memset(p, 0, sizeof *p);
+    p->device = device;
+    p->flags = info->flags;
+    p->precision = info->precision;
+    p->max_batch = info->max_batch;
+    p->zeros = -1;
+    const demist_status status = build(p, graph, info);
+    if (status != DEMIST_OK) {
+        ocl_program_destroy(p);
+        return status;
+    }
+    *program = p;
+    return DEMIST_OK;
+}
+
+void ocl_program_destroy(demist_program *program)
+{
+    if (!program)
+        return;
+    const demist_host *host = host_of(program);
+    clFinish(program->device->queue);
+    for (int32_t i = 0; i < program->steps.n; i++)
+        ocl_draws_finish(program->steps.list[i].draws);
+    cl_mem memory[] = {program->arena, program->fixed, program->raw};
+    for (int i = 0; i < 3; i++)
+        if (memory[i])
+            clReleaseMemObject(memory[i]);
+    for (struct ocl_memory *m = program->memory, *next; m; m = next) {
+        next = m->next;
+        host->free(host, m);
+    }
+    host->free(host, program);
+}
+
+demist_status ocl_program_info(demist_program *program, demist_program_info *info)
+{
+    info->param_bytes = program->fixed_bytes + (program->raw ? program->raw_bytes : 0);
+    info->arena_bytes = program->arena_bytes;
+    info->flops = program->flops;
+    info->choices = NULL;
+    if (program->chose) {
+        snprintf(program->choices_text, sizeof program->choices_text, "%016" PRIx64,
+                 program->choices);
+        info->choices = program->choices_text;
+    }
+    return DEMIST_OK;
+}

@@ -1,0 +1,129 @@
+/* An opened OpenCL device: its context, the programs built for it, and their cache on disk. */
+#ifndef OCL_DEVICE_H
+#define OCL_DEVICE_H
+
+#define CL_TARGET_OPENCL_VERSION 120
+#include <CL/cl.h>
+
+#include <demist/backend.h>
+#include <demist/random.h>
+
+#include <stdio.h>
+
+enum { OCL_SLACK = 256 }; /* bytes behind every buffer: vectors may read over a row's end */
+
+/* Kinds of kernels: one work-item a tile with wide vectors, for CPUs; or work-groups that share
+ * tiles in local memory, for everything else. */
+enum ocl_style { OCL_WIDE, OCL_TILED };
+
+/* The files of kernels/, embedded by the build (ocl_embed.py); NULL-ended. */
+struct ocl_source {
+    const char *name, *text;
+};
+extern const struct ocl_source ocl_sources[];
+
+struct ocl_cache {
+    const demist_host *host;
+    char *folder; /* NULL: off */
+};
+
+struct ocl_built { /* a program */
+    struct ocl_built *next;
+    uint64_t hash[2];
+    cl_program program;
+    struct ocl_kernel {
+        struct ocl_kernel *next;
+        cl_kernel kernel;
+        char name[32];
+    } * kernels;
+};
+
+struct ocl_tuned {
+    struct ocl_tuned *next;
+    uint64_t key;
+    int choice;
+};
+
+struct ocl_settings { /* the options */
+    const char *device, *build_options;
+    bool tuning, hide_fp64;
+    int style; /* −1: by the device's type */
+};
+
+struct demist_device {
+    const demist_host *host;
+    const demist_philox *philox; /* NULL: the host has none */
+    const demist_device_info *info;
+    const struct ocl_cache *cache;
+    struct ocl_settings settings;
+    cl_device_id id;
+    cl_context context;
+    cl_command_queue queue; /* for what compile does */
+    char key[640];          /* what a binary is good for: device, version, driver */
+    bool fp64, says_compiling;
+    enum ocl_style style;
+    int vector;        /* floats of a vector in WIDE kernels; 1 in TILED ones */
+    int rows, columns; /* of a product's tile */
+    size_t max_group;
+    int64_t max_allocation;
+    struct ocl_built *built;
+    struct ocl_tuned *tuned;
+    bool tuned_loaded;
+};
+
+struct demist_buffer {
+    demist_device *device;
+    cl_mem memory;
+    size_t bytes;
+};
+
+struct demist_queue {
+    demist_device *device;
+    cl_command_queue queue;
+};
+
+struct demist_event {
+    demist_device *device;
+    cl_event event;
+};
+
+/* --- ocl_error.c --- */
+
+/* "CL_OUT_OF_RESOURCES" */
+const char *ocl_error_name(cl_int error);
+/* Fails with the OpenCL call that returned `error`, and what can be done. */
+demist_status ocl_fail(demist_device *device, const char *call, cl_int error);
+/* Memory on the device; `what` it is for, in messages. */
+demist_status ocl_new_memory(demist_device *device, int64_t bytes, const char *what,
+                             cl_mem *memory);
+
+/* --- ocl_build.c --- */
+
+/* A kernel of the device's, built (or loaded from the cache) on first use: the file `source`
+ * behind `before`, which may be NULL. */
+demist_status ocl_kernel(demist_device *device, const char *source, const char *before,
+                         const char *name, cl_kernel *kernel);
+void ocl_release_kernels(demist_device *device);
+
+/* --- ocl_cache.c --- */
+
+uint64_t ocl_hash(uint64_t seed, const void *data, size_t bytes);
+/* option: auto, off or a folder. */
+demist_status ocl_cache_init(struct ocl_cache *cache, const demist_host *host, const char *option);
+void ocl_cache_finish(struct ocl_cache *cache);
+/* The data stored under (key, hash), in memory to be freed by host->free; NULL: none, or not
+ * usable, which is logged for debugging and otherwise the same. */
+unsigned char *ocl_cache_load(const struct ocl_cache *cache, const char *kind, const char *key,
+                              const uint64_t hash[2], size_t *bytes);
+/* Failures are logged for debugging: the cache only saves time. */
+void ocl_cache_store(const struct ocl_cache *cache, const char *kind, const char *key,
+                     const uint64_t hash[2], const void *data, size_t bytes);
+
+#define OCL_TRY(call)                                                                              \
+    do {                                                                                           \
+        const demist_status ocl_try_status = (call);                                               \
+        if (ocl_try_status != DEMIST_OK)                                                           \
+            return ocl_try_status;                                                                 \
+    } while (0)
+
+#endif

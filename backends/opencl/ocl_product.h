@@ -1,0 +1,53 @@
+/* The one product kernel: convolutions, linear layers, matrix products, and the products inside
+ * Winograd's transforms and attention are calls of it. */
+#ifndef OCL_PRODUCT_H
+#define OCL_PRODUCT_H
+
+#include "ocl_program.h"
+
+/* y(z, n, i, j)[o] = value(Σ_t Σ_k a(z, n, i·sy + dy_t, j·sx + dx_t)[k] · b(z, t·depth + k)[o]);
+ * n, i, j: the rows; a's k and y's o are contiguous; a is 0 outside. All strides in elements. */
+struct ocl_product {
+    struct ocl_view a, b, y; /* storages and offsets */
+    int32_t taps;            /* storage with (dy, dx) of each tap */
+    int32_t n_taps;
+    struct ocl_count images;
+    int64_t height, width, columns, depth; /* of the result; of one tap */
+    int64_t a_strides[3], y_strides[3];    /* image, row, column */
+    int64_t stride[2], in_height, in_width;
+    int64_t b_panel, b_row; /* between panels of COLUMNS, between values of k */
+    struct ocl_count z;     /* z = z0·z_inner + z1 */
+    int64_t z_inner, a_z[2], b_z[2], y_z[2];
+    int64_t column_z;                   /* columns of operands that z1 skips */
+    const struct ocl_expression *after; /* operands: seen in y's grid; NULL: nothing follows */
+    const struct ocl_view *operands;    /* [after->n_operands] strides: image, row, column, o */
+};
+
+demist_status ocl_product_add(demist_program *p, int32_t node, const struct ocl_product *product);
+
+/* The definitions FINISH_v, FINISH_s and OPERANDS for what follows a product. */
+demist_status ocl_finish_source(const demist_host *host, const struct ocl_expression *after,
+                                const struct ocl_view *operands, char *text, size_t size);
+void ocl_put_finish(struct ocl_draft *d, const struct ocl_expression *after,
+                    const struct ocl_view *operands);
+
+static inline int64_t ocl_panels(const demist_device *device, int64_t columns)
+{
+    return (columns + device->columns - 1) / device->columns;
+}
+
+/* A convolution with what follows it. */
+struct ocl_conv {
+    int32_t node;
+    struct ocl_view x, y, w;            /* w: [columns][depth][kh][kw] by strides */
+    int64_t groups, depth, columns;     /* of one group */
+    int64_t w_column, w_depth, w_group; /* strides of w */
+    demist_attrs attrs;
+    struct ocl_expression after;
+    struct ocl_view operands[OCL_MAX_OPERANDS];
+};
+
+bool ocl_winograd_fits(const demist_program *p, const demist_node *conv);
+demist_status ocl_winograd_add(demist_program *p, const struct ocl_conv *c);
+
+#endif

@@ -1,0 +1,340 @@
+/* What the OpenCL backend compiles a graph into.
+ *
+ * A value is a strided view of a storage, and all storages of the arena and of the parameters lie
+ * in two buffers, at planned offsets. Convolutions and normalisations write images pixel-major
+ * (N, H, W, C), so that channels are contiguous for vectors and for coalesced loads alike, and
+ * reshapes to heads, slices and transposes only change strides. A step is one kernel launch whose
+ * arguments are known up to the number of images; steps that read nothing but parameters run once,
+ * when the program is compiled or its parameters change. Elements have four bytes (f32, i32). */
+#ifndef OCL_PROGRAM_H
+#define OCL_PROGRAM_H
+
+#include "ocl_device.h"
+
+enum {
+    OCL_MAX_OPERANDS = 14, /* values that one kernel reads */
+    OCL_MAX_CHAIN = 24,    /* nodes of one fused kernel */
+    OCL_MAX_ARGS = 160,
+};
+
+/* --- values --- */
+
+enum ocl_place {
+    OCL_ARENA,  /* where: offset in bytes */
+    OCL_FIXED,  /* what parameters and constants give; where: offset in bytes */
+    OCL_RAW,    /* FIXED, but read by one-time steps alone: gone after compile if FROZEN */
+    OCL_INPUT,  /* where: index of the graph's input */
+    OCL_OUTPUT, /* where: index of the graph's output */
+};
+
+struct ocl_storage {
+    enum ocl_place place;
+    bool batched;
+    bool written;     /* by some step */
+    bool varies;      /* written by a step that runs in every execution */
+    int64_t elements; /* of one image if batched */
+    int64_t where;
+    const void *data; /* uploaded once; NULL: nothing */
+    int32_t first, last;
+};
+
+struct ocl_view {
+    int32_t storage;
+    bool batched; /* shape[0] is the number of images of an execution */
+    int32_t rank;
+    int64_t shape[DEMIST_MAX_RANK], stride[DEMIST_MAX_RANK], offset; /* in elements */
+};
+
+/* a + b·(images of the execution) */
+struct ocl_count {
+    int64_t a, b;
+};
+
+/* --- launches --- */
+
+enum ocl_arg_kind {
+    OCL_ARG_VALUE, /* two kernel arguments: the buffer, and the first element as a long */
+    OCL_ARG_INT,   /* count */
+    OCL_ARG_FLOAT,
+    OCL_ARG_SCALAR,   /* float from a scalar slot */
+    OCL_ARG_SLOT_LOW, /* uint: low and high half of a slot's integer */
+    OCL_ARG_SLOT_HIGH,
+};
+
+struct ocl_arg {
+    enum ocl_arg_kind kind;
+    bool written;
+    int32_t storage; /* or scalar slot */
+    union {
+        int64_t offset; /* VALUE, in elements */
+        struct ocl_count count;
+        float number;
+    };
+};
+
+struct ocl_launch {
+    int32_t node;
+    cl_kernel kernel;           /* the device's */
+    struct ocl_count global[3]; /* what there is to do along each axis */
+    int64_t each[3];            /* of which a work-item does so many */
+    size_t local[3];
+    int32_t n_args;
+    struct ocl_arg *args; /* [n_args]; while it is being made, OCL_MAX_ARGS */
+};
+
+struct ocl_draws; /* host-made random numbers */
+
+struct ocl_step {
+    struct ocl_launch launch;
+    struct ocl_draws *draws; /* instead of a launch */
+};
+
+struct ocl_value {
+    demist_op op;
+    const char *name;
+    int32_t rank;
+    int64_t shape[DEMIST_MAX_RANK];
+    bool defined;
+    struct ocl_view view;
+    int32_t ready;  /* the step after which it is there; −1: before the first */
+    int32_t inside; /* the node that this one was fused into, −1: none */
+};
+
+struct ocl_steps {
+    int32_t n, room;
+    struct ocl_step *list;
+};
+
+struct demist_program {
+    demist_device *device;
+    uint32_t flags;
+    demist_precision precision;
+    int64_t max_batch;
+    int32_t n_values, n_inputs, n_outputs, n_params, n_scalars, n_storages, room_storages;
+    struct ocl_value *values; /* by node id */
+    struct ocl_storage *storages;
+    struct ocl_steps once, steps; /* when parameters change; in every execution */
+    int32_t *input_nodes, *output_nodes, *param_nodes, *philox_nodes;
+    int32_t n_philox;
+    demist_attrs *philox_attrs;
+    bool *param_filled;
+    struct ocl_memory *memory; /* host memory that lives as long as the program */
+    cl_mem arena, fixed, raw;
+    int64_t fixed_bytes, raw_bytes, arena_bytes;
+    int32_t zeros; /* storage of zeros that padding reads; −1: none */
+    double flops;
+    uint64_t choices; /* hash of what was measured to be best */
+    bool chose;
+    char choices_text[24];
+    demist_node_profile *profile; /* by node id */
+    const demist_node_profile **profiles;
+};
+
+struct ocl_place_of { /* of a storage, in one binding */
+    cl_mem memory;
+    int64_t offset; /* bytes */
+};
+
+struct ocl_observer {
+    int32_t node;
+    demist_buffer *buffer;
+    struct ocl_launch copy;
+};
+
+struct demist_binding {
+    demist_program *program;
+    struct ocl_place_of *places;    /* by storage; one more for what is observed */
+    struct ocl_observer *observers; /* [n_values], buffer NULL: none */
+    int32_t n_observers;
+};
+
+/* --- views (ocl_view.c) --- */
+
+/* Elements of one image if batched, of all otherwise. */
+int64_t ocl_elements(const struct ocl_view *view);
+/* Images, or entries of the first axis, of a view. */
+struct ocl_count ocl_images(const struct ocl_view *view);
+/* Dense and row-major, of storage `storage`. */
+struct ocl_view ocl_dense(int32_t storage, bool batched, int32_t rank, const int64_t *shape);
+bool ocl_is_dense(const struct ocl_view *view);
+/* The same elements in another shape, or false if strides cannot tell. */
+bool ocl_reshape(const struct ocl_view *view, int32_t rank, const int64_t *shape,
+                 struct ocl_view *out);
+/* Broadcast to the shape of `to`. */
+struct ocl_view ocl_broadcast(const struct ocl_view *view, const struct ocl_view *to);
+
+/* Loops over several views of one shape, with as few axes as will do, the innermost last. */
+struct ocl_nest {
+    int32_t rank; /* ≥ 1 */
+    struct ocl_count size[DEMIST_MAX_RANK];
+    int64_t stride[OCL_MAX_OPERANDS + 1][DEMIST_MAX_RANK];
+};
+void ocl_nest_init(struct ocl_nest *nest, int32_t n, const struct ocl_view *views);
+
+/* --- building (ocl_compile.c) --- */
+
+/* Zeroed memory that lives as long as the program; NULL with `fail` called. */
+void *ocl_new(demist_program *p, size_t bytes);
+/* A storage in the arena; −1: out of memory. */
+int32_t ocl_new_storage(demist_program *p, bool batched, int64_t elements);
+/* A storage with n integers, uploaded once; −1: out of memory. */
+int32_t ocl_new_ints(demist_program *p, int32_t n, const int32_t *ints);
+/* Zeros, as many as were ever asked for; −1: out of memory. */
+int32_t ocl_zeros(demist_program *p, int64_t elements);
+/* Copies the launch into the list that it belongs to. */
+demist_status ocl_add_launch(demist_program *p, const struct ocl_launch *launch);
+demist_status ocl_add_draws(demist_program *p, int32_t node, struct ocl_draws *draws,
+                            const struct ocl_view *to);
+
+demist_status ocl_value_of(demist_program *p, const demist_node *node, struct ocl_view *view);
+/* The node's result in new storage: axes in memory as order[] says, the last innermost. */
+demist_status ocl_result(demist_program *p, const demist_node *node, const int32_t *order,
+                         struct ocl_view *view);
+demist_status ocl_result_pixels(demist_program *p, const demist_node *node, struct ocl_view *view);
+demist_status ocl_result_dense(demist_program *p, const demist_node *node, struct ocl_view *view);
+demist_status ocl_result_like(demist_program *p, const demist_node *node,
+                              const struct ocl_view *like, struct ocl_view *view);
+/* Replaces the view by a copy with axes in that order. */
+demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *order,
+                              struct ocl_view *view);
+/* Makes channels (axis 1) innermost and the axes behind them one run of pixels, unless they are. */
+demist_status ocl_need_pixels(demist_program *p, int32_t node, struct ocl_view *view);
+/* Makes `axis` contiguous unless it is. */
+demist_status ocl_need_contiguous(demist_program *p, int32_t node, int32_t axis,
+                                  struct ocl_view *view);
+demist_status ocl_need_dense(demist_program *p, int32_t node, struct ocl_view *view);
+void ocl_set_result(demist_program *p, const demist_node *node, const struct ocl_view *view);
+
+/* --- arguments; a launch under construction has room for OCL_MAX_ARGS --- */
+
+struct ocl_draft {
+    struct ocl_launch launch;
+    struct ocl_arg args[OCL_MAX_ARGS];
+};
+void ocl_draft_init(struct ocl_draft *d, int32_t node, cl_kernel kernel);
+void ocl_put_in(struct ocl_draft *d, const struct ocl_view *view);
+void ocl_put_out(struct ocl_draft *d, const struct ocl_view *view);
+void ocl_put_int(struct ocl_draft *d, int64_t value);
+void ocl_put_count(struct ocl_draft *d, struct ocl_count count);
+void ocl_put_float(struct ocl_draft *d, float value);
+void ocl_put_slot(struct ocl_draft *d, enum ocl_arg_kind kind, int32_t slot);
+/* `global` along the axis, `each` to a work-item, `local` items to a group; what does not divide is
+ * rounded up. */
+void ocl_put_range(struct ocl_draft *d, int32_t axis, struct ocl_count global, int64_t each,
+                   size_t local);
+
+static inline struct ocl_count ocl_times(struct ocl_count count, int64_t by)
+{
+    return (struct ocl_count){count.a * by, count.b * by};
+}
+
+static inline int64_t ocl_value(struct ocl_count count, int64_t images)
+{
+    return count.a + count.b * images;
+}
+
+/* --- expressions of fused kernels (ocl_expression.c) --- */
+
+/* The body of a function of operands v0, v1, … and numbers num0, num1, …, written once for vectors
+ * and once for scalars: types are T, functions F(name). */
+struct ocl_expression {
+    char text[6144];
+    size_t used;
+    bool overflow;
+    int32_t n_operands;
+    struct {
+        const demist_node *node; /* NULL: a value that belongs to no node */
+        struct ocl_view view;
+        demist_dtype dtype;
+    } operand[OCL_MAX_OPERANDS];
+    int32_t n_numbers;
+    struct {
+        bool is_slot;
+        int32_t slot;
+        float number;
+    } number[OCL_MAX_CHAIN * 2];
+    int32_t n_known;
+    const demist_node *known[OCL_MAX_CHAIN]; /* t0, t1, … */
+};
+void ocl_expression_init(struct ocl_expression *e);
+/* The number of an operand. */
+int32_t ocl_expression_operand(struct ocl_expression *e, const demist_node *node,
+                               const struct ocl_view *view);
+int32_t ocl_expression_number(struct ocl_expression *e, float number);
+/* Text of t_k, the value of `node`: printf. */
+void ocl_expression_let(struct ocl_expression *e, const demist_node *node, const char *fmt, ...)
+    DEMIST_PRINTF(3, 4);
+/* Adds an elementwise node; its operands are known nodes or become operands. */
+demist_status ocl_expression_add(demist_program *p, struct ocl_expression *e,
+                                 const demist_node *node);
+bool ocl_is_elementwise(demist_op op);
+/* γ/√(variance + eps) and β − mean·that, [C] each, of a batch_norm. */
+demist_status ocl_fold_norm(demist_program *p, int32_t node, const demist_node *norm,
+                            struct ocl_view *scale, struct ocl_view *shift);
+/* The definitions of VALUE_s and VALUE_v, and the macros that declare and pass its parameters. */
+demist_status ocl_expression_source(const demist_host *host, const struct ocl_expression *e,
+                                    char *out, size_t size);
+
+/* out = expression, element by element; operands broadcast. */
+demist_status ocl_add_map(demist_program *p, int32_t node, struct ocl_expression *e,
+                          const struct ocl_view *out);
+demist_status ocl_add_copy(demist_program *p, int32_t node, const struct ocl_view *to,
+                           const struct ocl_view *from);
+demist_status ocl_copy_launch(demist_device *device, int32_t node, const struct ocl_view *to,
+                              const struct ocl_view *from, struct ocl_draft *d);
+
+/* --- ops: each adds the steps of one node --- */
+
+struct ocl_fused {
+    const demist_node *result;
+    int32_t n; /* ≥ 1 */
+    const demist_node *const *chain;
+};
+
+demist_status ocl_add_elementwise(demist_program *p, const struct ocl_fused *f); /* ocl_map.c */
+demist_status ocl_add_scalar(demist_program *p, const demist_node *node);
+demist_status ocl_add_cast(demist_program *p, const demist_node *node);
+demist_status ocl_add_pad(demist_program *p, const demist_node *node);
+demist_status ocl_add_upsample(demist_program *p, const demist_node *node);
+demist_status ocl_add_norm(demist_program *p, const struct ocl_fused *f);    /* ocl_norm.c */
+demist_status ocl_add_product(demist_program *p, const struct ocl_fused *f); /* ocl_product.c */
+demist_status ocl_add_matmul(demist_program *p, const demist_node *node);    /* ocl_matmul.c */
+demist_status ocl_add_attention(demist_program *p, const demist_node *node);
+demist_status ocl_add_reduce(demist_program *p, const demist_node *node); /* ocl_reduce.c */
+demist_status ocl_add_softmax(demist_program *p, const demist_node *node);
+demist_status ocl_add_pool(demist_program *p, const demist_node *node); /* ocl_space.c */
+demist_status ocl_add_resize(demist_program *p, const demist_node *node);
+demist_status ocl_add_embedding(demist_program *p, const demist_node *node);
+demist_status ocl_add_philox(demist_program *p, const demist_node *node); /* ocl_random.c */
+demist_status ocl_run_draws(cl_command_queue queue, const demist_program *p,
+                            struct ocl_draws *draws, const struct ocl_place_of *to,
+                            const demist_scalar *scalars, int64_t images);
+void ocl_draws_finish(struct ocl_draws *draws);
+
+/* ocl_tune.c: whether the convolution is faster by Winograd's F(4x4, 3x3) than directly; measured
+ * once and remembered where tuning is on, otherwise a rule. */
+bool ocl_prefers_winograd(demist_program *p, const demist_node *conv);
+
+/* --- the vtable's part --- */
+
+bool ocl_supports(demist_device *device, const demist_node *node, const char **why);
+demist_status ocl_compile(demist_device *device, const demist_graph *graph,
+                          const demist_compile_info *info, demist_program **program);
+void ocl_program_destroy(demist_program *program);
+demist_status ocl_program_info(demist_program *program, demist_program_info *info);
+demist_status ocl_update_params(demist_queue *queue, demist_program *program, int32_t n,
+                                const int32_t *params, const void *const *data);
+demist_status ocl_bind(demist_program *program, demist_buffer *const *buffers, int32_t n,
+                       demist_binding **binding);
+void ocl_binding_destroy(demist_binding *binding);
+demist_status ocl_execute(demist_queue *queue, demist_binding *binding,
+                          const demist_scalar *scalars, int64_t n_images);
+demist_observability ocl_observability(demist_program *program, int32_t id, int32_t *inside);
+demist_status ocl_observe(demist_binding *binding, int32_t id, demist_buffer *buffer);
+demist_status ocl_profile(demist_program *program, const demist_node_profile *const **profiles,
+                          int32_t *n);
+
+/* Runs the steps that depend on parameters alone. */
+demist_status ocl_run_once(cl_command_queue queue, demist_program *p);
+
+#endif

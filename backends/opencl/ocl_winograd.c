@@ -1,0 +1,169 @@
+/* 3x3 convolutions by Winograd's F(4x4, 3x3): input tiles to 36 positions, 36 products of tiles by
+ * channels, and back, with what follows the convolution. Positions are a little more than their
+ * size apart, so that they do not fall into the same cache sets. */
+#include "ocl_product.h"
+
+#include <string.h>
+
+enum { POSITIONS = 36, PADDING = 16, SOURCE = 24576 };
+
+bool ocl_winograd_fits(const demist_program *p, const demist_node *conv)
+{
+    const demist_attrs *a = &conv->attrs;
+    const int64_t *w = conv->inputs[1]->shape;
+    return p->precision == DEMIST_PRECISION_F32 && conv->op == DEMIST_OP_CONV2D && w[2] == 3 &&
+           w[3] == 3 && a->conv.stride[0] == 1 && a->conv.stride[1] == 1 &&
+           a->conv.dilation[0] == 1 && a->conv.dilation[1] == 1 && a->conv.groups == 1 &&
+           w[0] % 16 == 0 && w[1] % 16 == 0;
+}
+
+static demist_status pack(demist_program *p, const struct ocl_conv *c, struct ocl_view *packed)
+{
+    const int64_t panels = ocl_panels(p->device, c->columns);
+    struct ocl_draft d;
+    cl_kernel kernel;
+    *packed = (struct ocl_view){
+        .storage = ocl_new_storage(p, false, POSITIONS * panels * c->depth * p->device->columns)};
+    if (packed->storage < 0)
+        return DEMIST_NO_MEMORY;
+    OCL_TRY(ocl_kernel(p->device, "winograd_weights.cl", NULL, "winograd_weights", &kernel));
+    ocl_draft_init(&d, c->node, kernel);
+    ocl_put_in(&d, &c->w);
+    ocl_put_out(&d, packed);
+    ocl_put_int(&d, c->columns);
+    ocl_put_int(&d, c->depth);
+    for (int i = 0; i < 4; i++)
+        ocl_put_int(&d, c->w.stride[i]);
+    ocl_put_int(&d, panels);
+    const bool wide = p->device->style == OCL_WIDE;
+    ocl_put_range(&d, 0, (struct ocl_count){p->device->columns, 0}, wide ? p->device->columns : 1,
+                  wide ? 1 : 64);
+    ocl_put_range(&d, 1, (struct ocl_count){c->depth, 0}, 1, 1);
+    ocl_put_range(&d, 2, (struct ocl_count){panels, 0}, 1, 1);
+    return ocl_add_launch(p, &d.launch);
+}
+
+struct tiles {
+    int64_t y, x; /* of an image */
+    struct ocl_count all;
+    int64_t v_plane, m_plane; /* floats of a position */
+    struct ocl_view v, m;     /* [position][tile][channels], [position][tile][columns] */
+};
+
+static demist_status plan_tiles(demist_program *p, const struct ocl_conv *c, struct tiles *t)
+{
+    t->y = (c->y.shape[2] + 3) / 4;
+    t->x = (c->y.shape[3] + 3) / 4;
+    t->all = ocl_times(ocl_images(&c->x), t->y * t->x);
+    const int64_t most = ocl_value(t->all, p->max_batch);
+    t->v_plane = most * c->depth + PADDING;
+    t->m_plane = most * c->columns + PADDING;
+    t->v = (struct ocl_view){.storage = ocl_new_storage(p, false, POSITIONS * t->v_plane)};
+    t->m = (struct ocl_view){.storage = ocl_new_storage(p, false, POSITIONS * t->m_plane)};
+    return t->v.storage < 0 || t->m.storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
+}
+
+static demist_status add_input(demist_program *p, const struct ocl_conv *c, const struct tiles *t)
+{
+    struct ocl_draft d;
+    cl_kernel kernel;
+    OCL_TRY(ocl_kernel(p->device, "winograd_input.cl", NULL, "winograd_input", &kernel));
+    ocl_draft_init(&d, c->node, kernel);
+    ocl_put_in(&d, &c->x);
+    ocl_put_out(&d, &t->v);
+    ocl_put_int(&d, c->depth);
+    ocl_put_int(&d, c->x.shape[2]);
+    ocl_put_int(&d, c->x.shape[3]);
+    ocl_put_int(&d, c->x.stride[0]);
+    ocl_put_int(&d, c->x.stride[2]);
+    ocl_put_int(&d, c->x.stride[3]);
+    ocl_put_int(&d, t->y);
+    ocl_put_int(&d, t->x);
+    ocl_put_int(&d, c->attrs.conv.pad[0]);
+    ocl_put_int(&d, c->attrs.conv.pad[1]);
+    ocl_put_int(&d, t->v_plane);
+    const bool wide = p->device->style == OCL_WIDE;
+    ocl_put_range(&d, 0, (struct ocl_count){c->depth, 0}, wide ? c->depth : 1, wide ? 1 : 64);
+    ocl_put_range(&d, 1, t->all, 1, 1);
+    return ocl_add_launch(p, &d.launch);
+}
+
+static demist_status add_products(demist_program *p, const struct ocl_conv *c,
+                                  const struct tiles *t, const struct ocl_view *weights)
+{
+    const int32_t one_tap[2] = {0, 0};
+    struct ocl_product product = {
+        .a = t->v,
+        .b = *weights,
+        .y = t->m,
+        .taps = ocl_new_ints(p, 2, one_tap),
+        .n_taps = 1,
+        .images = t->all, /* rows of one pixel each */
+        .height = 1,
+        .width = 1,
+        .columns = c->columns,
+        .depth = c->depth,
+        .a_strides = {c->depth, 0, 0},
+        .y_strides = {c->columns, 0, 0},
+        .stride = {1, 1},
+        .in_height = 1,
+        .in_width = 1,
+        .b_panel = c->depth * p->device->columns,
+        .b_row = p->device->columns,
+        .z = {POSITIONS, 0},
+        .z_inner = 1,
+        .a_z = {t->v_plane, 0},
+        .b_z = {ocl_panels(p->device, c->columns) * c->depth * p->device->columns, 0},
+        .y_z = {t->m_plane, 0},
+    };
+    return product.taps < 0 ? DEMIST_NO_MEMORY : ocl_product_add(p, c->node, &product);
+}
+
+static demist_status output_kernel(demist_device *device, const struct ocl_conv *c,
+                                   cl_kernel *kernel)
+{
+    const demist_host *host = device->host;
+    char *text = host->alloc(host, SOURCE, 0);
+    if (!text)
+        return DEMIST_NO_MEMORY;
+    demist_status status = ocl_finish_source(host, &c->after, c->operands, text, SOURCE);
+    if (status == DEMIST_OK)
+        status = ocl_kernel(device, "winograd_output.cl", text, "winograd_output", kernel);
+    host->free(host, text);
+    return status;
+}
+
+static demist_status add_output(demist_program *p, const struct ocl_conv *c, const struct tiles *t)
+{
+    struct ocl_draft d;
+    cl_kernel kernel;
+    OCL_TRY(output_kernel(p->device, c, &kernel));
+    ocl_draft_init(&d, c->node, kernel);
+    ocl_put_in(&d, &t->m);
+    ocl_put_out(&d, &c->y);
+    ocl_put_int(&d, c->columns);
+    ocl_put_int(&d, c->y.shape[2]);
+    ocl_put_int(&d, c->y.shape[3]);
+    ocl_put_int(&d, c->y.stride[0]);
+    ocl_put_int(&d, c->y.stride[2]);
+    ocl_put_int(&d, c->y.stride[3]);
+    ocl_put_int(&d, t->y);
+    ocl_put_int(&d, t->x);
+    ocl_put_int(&d, t->m_plane);
+    ocl_put_finish(&d, &c->after, c->operands);
+    const bool wide = p->device->style == OCL_WIDE;
+    ocl_put_range(&d, 0, (struct ocl_count){c->columns, 0}, wide ? c->columns : 1, wide ? 1 : 64);
+    ocl_put_range(&d, 1, t->all, 1, 1);
+    return ocl_add_launch(p, &d.launch);
+}
+
+demist_status ocl_winograd_add(demist_program *p, const struct ocl_conv *c)
+{
+    struct ocl_view weights;
+    struct tiles t;
+    OCL_TRY(pack(p, c, &weights));
+    OCL_TRY(plan_tiles(p, c, &t));
+    OCL_TRY(add_input(p, c, &t));
+    OCL_TRY(add_products(p, c, &t, &weights));
+    return add_output(p, c, &t);
+}
