@@ -32,6 +32,7 @@ struct look {
     int32_t *original; /* of the side's lowered nodes: whose value they hold, −1: nobody's */
     int32_t *holder;   /* of the network's nodes: the lowered one that computes them, −1: none */
     struct dm_compare_node **by_id; /* of the network's nodes; NULL: a leaf */
+    int32_t *ids;                   /* room for all of the network's nodes */
     int64_t n;                      /* images */
     /* Of the evaluation that is looked at: */
     int32_t evaluation;
@@ -103,7 +104,8 @@ static demist_status map_nodes(struct look *k)
     const struct dm_origin *origins = k->probe.model.lowered.origins;
     k->original = malloc((size_t)lowered->n_nodes * sizeof *k->original);
     k->holder = malloc((size_t)k->graph->n_nodes * sizeof *k->holder);
-    if (!k->original || !k->holder)
+    k->ids = malloc((size_t)k->graph->n_nodes * sizeof *k->ids);
+    if (!k->original || !k->holder || !k->ids)
         return dm_fail_memory(k->err, "a comparison's nodes");
     for (int32_t i = 0; i < lowered->n_nodes; i++)
         k->original[i] = -1;
@@ -279,16 +281,14 @@ static demist_status judge_suspect(struct look *k, struct suspect *s)
     return DEMIST_OK;
 }
 
-static demist_status gather(struct look *k, int32_t holder, struct suspect *s)
+/* The suspect of a materialised node; holds until the next one is asked for. */
+static struct suspect suspect_of(const struct look *k, int32_t holder)
 {
-    s->ids = malloc((size_t)k->graph->n_nodes * sizeof *s->ids);
-    s->n_ids = 0;
-    if (!s->ids)
-        return dm_fail_memory(k->err, "a comparison's nodes");
+    struct suspect s = {.told = k->by_id[k->original[holder]], .ids = k->ids};
     for (int32_t i = 0; i < k->graph->n_nodes; i++)
         if (k->holder[i] == holder)
-            s->ids[s->n_ids++] = i;
-    return DEMIST_OK;
+            s.ids[s.n_ids++] = i;
+    return s;
 }
 
 /* ---------------------------------------------------------------- one evaluation */
@@ -317,10 +317,9 @@ static demist_status look_at_node(struct look *k, int32_t holder)
     const demist_node *lowered = lowered_of(&k->probe)->nodes[holder];
     const demist_node *node = k->graph->nodes[k->original[holder]];
     const void *exact = exact_data(k, node), *seen = k->seen.of[holder];
-    struct suspect s = {.told = k->by_id[node->id]};
     if (!exact || !seen) /* the reference side does not show it */
         return DEMIST_OK;
-    DM_TRY(gather(k, holder, &s));
+    struct suspect s = suspect_of(k, holder);
     double largest = largest_within(k, &s);
     struct dm_tolerance t =
         dm_node_tolerance(lowered, k->device->precision, k->n, largest, exact_lowered, k);
@@ -330,9 +329,7 @@ static demist_status look_at_node(struct look *k, int32_t holder)
     struct dm_node_error e = dm_node_compare(node, k->n, t, seen, exact);
     note_screen(s.told, &e);
     bool suspect = isinf(t.abs) ? e.largest > 0 : e.ratio > 1;
-    demist_status status = suspect ? judge_suspect(k, &s) : DEMIST_OK;
-    free(s.ids);
-    return status;
+    return suspect ? judge_suspect(k, &s) : DEMIST_OK;
 }
 
 static demist_status look_at_nodes(struct look *k)
@@ -456,6 +453,7 @@ demist_status dm_compare_nodes(struct dm_lockstep *l, struct dm_device *referenc
     dm_probe_close(&k.probe);
     free(k.original);
     free(k.holder);
+    free(k.ids);
     free(k.by_id);
     return status;
 }
