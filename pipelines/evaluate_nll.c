@@ -237,7 +237,7 @@ static demist_status finish_image(struct job *job, int64_t i, struct dm_error *e
     int32_t T = job->n_steps;
     const struct term *terms = job->terms + i * T;
     double *vb = job->columns, *xstart_mse = vb + T, *mse = xstart_mse + T;
-    struct dm_nll_image image = {.prior_bpd = prior_bpd(job, i)};
+    struct dm_nll_image image = {.prior_bpd = prior_bpd(job, i), .n_steps = T};
     double sum = 0;
     for (int32_t t = 0; t < T; t++) {
         sum += terms[t].vb;
@@ -338,7 +338,7 @@ static demist_status finish_sampled(struct job *job, int64_t i, struct dm_error 
         squares += (a - b) * (a - b) / 4;
     }
     double variance = squares / (double)(strata * strata);
-    struct dm_nll_image image = {.prior_bpd = prior_bpd(job, i)};
+    struct dm_nll_image image = {.prior_bpd = prior_bpd(job, i), .n_steps = job->n_steps};
     image.total_bpd = image.prior_bpd + sum / (double)strata;
     image.sampling_error = sqrt(variance);
     job->variance += variance;

@@ -25,6 +25,7 @@ double dm_mean_error(const struct dm_mean *mean);
 /* One image's numbers. Only while the hook runs. */
 struct dm_nll_image {
     double total_bpd, prior_bpd;
+    int32_t n_steps;
     /* [n_steps], t ascending; mean squared errors over the dimensions of x̂_0, and of ε re-derived
      * from the clipped x̂_0. NULL when t is sampled. */
     const double *vb, *xstart_mse, *mse;

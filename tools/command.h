@@ -26,6 +26,7 @@ struct command {
 };
 int cmd_sample(int argc, char **argv);
 int cmd_predict(int argc, char **argv);
+int cmd_evaluate(int argc, char **argv);
 int cmd_plugins(int argc, char **argv);
 int cmd_devices(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);

@@ -15,6 +15,7 @@ static const struct command commands[] = {
     {"compare", "the same run on several backends: where they differ, how fast they are",
      cmd_compare},
     {"bench", "how fast each backend makes a run's steps, and where the time goes", cmd_bench},
+    {"evaluate", "how many bits per dimension a model needs for data", cmd_evaluate},
     {"plugins", "what is installed, and the options of each plugin", cmd_plugins},
     {"devices", "what can compute", cmd_devices},
     {"inspect", "what a checkpoint, a tensor file or a picture of demist's holds", cmd_inspect},

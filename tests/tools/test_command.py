@@ -727,7 +727,7 @@ class Manual(CommandTest):
                 self.assertRegex(stanza, r'(?m)^\.It (Li|Cm) %s\b' % key)
 
     def test_man_page_has_every_option(self):
-        for command in ('sample', 'predict', 'plugins', 'devices', 'inspect'):
+        for command in ('sample', 'predict', 'evaluate', 'plugins', 'devices', 'inspect'):
             self.succeeds(command, '--help')
             self.assertIn('demist ' + command, self.page.replace('.Nm ', 'demist '))
             for option in re.findall(r'--([a-z-]+)', self.out.split('Mandatory')[0]):
