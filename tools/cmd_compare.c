@@ -19,8 +19,8 @@ struct compare {
     struct dm_compare_options options;
     struct dm_arena arena; /* of the lists */
     struct dm_text out;
-    double shown; /* when progress last was */
-    bool json;
+    double shown;       /* when progress last was */
+    bool json, observe; /* observe: --observe was given */
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -43,6 +43,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_OBSERVE:
         if (strcmp(arg, "all") != 0 && strcmp(arg, "fused") != 0)
             argp_error(state, "--observe %s: expected fused or all", arg);
+        compare->observe = true;
         compare->options.observe_all = strcmp(arg, "all") == 0;
         return 0;
     case KEY_SAVE_CASE:
@@ -60,6 +61,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (!compare->replay && !compare->backends && compare->described.config)
             argp_error(state, "--backends is missing: name two or more, the reference side first");
+        if (compare->replay && (compare->html || compare->samplers || compare->options.steps ||
+                                compare->options.save_case || compare->observe))
+            argp_error(state, "--replay runs one node: of the other options it takes --backends "
+                              "and --json alone");
         if (compare->replay)
             return 0;
         return described_argument(&compare->described, key, arg, state);
@@ -101,7 +106,7 @@ static const struct argp argp = {
         "states does. The exit status is then 3. That chains drift apart is told, not judged.\n\n"
         "Examples:\n"
         "  demist compare crawl.ini --backends reference,cpu --html report.html\n"
-        "  demist compare crawl.ini --backends reference,cpu,cpu:bf16 --samplers ddim,ddpm\n"
+        "  demist compare crawl.ini --backends cpu,cpu:bf16 --samplers ddim,ddpm\n"
         "  demist compare crawl.ini --backends reference,opencl --save-case cases\n"
         "  demist compare --replay cases/ddim-opencl.safetensors --backends opencl,cpu",
 };
@@ -131,16 +136,19 @@ static demist_status split_lists(struct compare *c, struct dm_error *err)
     return DEMIST_OK;
 }
 
-static demist_status write_page(const char *path, const struct dm_comparison *comparison,
+/* page: opened before the comparison, so that a name which cannot be written is known early. */
+static demist_status write_page(struct dm_outfile *page, const struct dm_comparison *comparison,
                                 struct dm_error *err)
 {
-    struct dm_text page = DM_TEXT_INIT;
-    demist_status status = dm_compare_html(comparison, &page, err);
-    if (status == DEMIST_OK && page.failed)
-        status = dm_fail_memory(err, path);
+    struct dm_text html = DM_TEXT_INIT;
+    demist_status status = dm_compare_html(comparison, &html, err);
+    if (status == DEMIST_OK && html.failed)
+        status = dm_fail_memory(err, page->path);
     if (status == DEMIST_OK)
-        status = dm_write_file(path, page.data, page.size, NULL, err);
-    dm_text_finish(&page);
+        status = dm_outfile_write(page, html.data, html.size, err);
+    if (status == DEMIST_OK)
+        status = dm_outfile_commit(page, err);
+    dm_text_finish(&html);
     return status;
 }
 
@@ -148,21 +156,25 @@ static demist_status compare_backends(struct compare *c, const struct dm_environ
                                       bool *disagrees, struct dm_error *err)
 {
     struct dm_comparison comparison;
+    struct dm_outfile page = DM_OUTFILE_INIT;
     c->options.progress = on_progress;
     c->options.user = c;
+    if (c->html)
+        DM_TRY(dm_outfile_open(&page, c->html, err));
     demist_status status =
         dm_compare(env, dm_session_ini(c->common.session), &c->options, &comparison, err);
     console_draw(&c->common.console, "");
-    if (status != DEMIST_OK)
-        return status;
-    *disagrees = comparison.disagrees;
-    if (c->html)
-        status = write_page(c->html, &comparison, err);
-    if (status == DEMIST_OK && c->json)
-        status = dm_compare_json(&comparison, &c->out, err);
-    else if (status == DEMIST_OK)
-        dm_compare_text(&comparison, &c->out);
-    dm_comparison_finish(&comparison);
+    if (status == DEMIST_OK) {
+        *disagrees = comparison.disagrees;
+        if (c->html)
+            status = write_page(&page, &comparison, err);
+        if (status == DEMIST_OK && c->json)
+            status = dm_compare_json(&comparison, &c->out, err);
+        else if (status == DEMIST_OK)
+            dm_compare_text(&comparison, &c->out);
+        dm_comparison_finish(&comparison);
+    }
+    dm_outfile_finish(&page);
     return status;
 }
 

@@ -167,6 +167,7 @@ class Compare(CommandTest):
         self.refuses(2, '--observe', args=('compare', 'run.ini', '--backends', 'cpu,reference',
                                            '--observe', 'some'))
         self.refuses(1, 'run.ini', args=('compare', '--replay', 'run.ini'))
+        self.refuses(2, '--replay', args=('compare', '--replay', 'run.ini', '--html', 'page.html'))
 
     def page(self, *more, **options):
         self.compare('--html', 'page.html', *more, **options)
@@ -185,6 +186,12 @@ class Compare(CommandTest):
         self.write('page.html', 'something else')
         self.assertIn('agrees', self.page(backends='reference,cpu'))
         self.assertEqual([f for f in self.files('.') if f.startswith('page')], ['page.html'])
+
+    def test_a_page_that_cannot_be_written_is_known_early(self):
+        self.refuses(1, 'nowhere/page.html', args=('compare', self.points, '--backends',
+                                                   'reference,cpu', '--html', 'nowhere/page.html',
+                                                   '--set', 'sample.images=100000'))
+        self.assertNotIn('page', ''.join(self.files('.')))
 
     def test_names_are_text_in_the_page(self):
         source = open(self.points).read().replace(
