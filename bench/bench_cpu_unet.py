@@ -2,7 +2,7 @@
 """PyTorch on the network, weights and input that bench_cpu_unet wrote: milliseconds, and the largest
 difference from its output.
 
-    bench_cpu_unet 2 auto - unet.bin && OPENBLAS_NUM_THREADS=1 bench_cpu_unet.py unet.bin [THREADS]
+    bench_cpu_unet 2 isa=auto - unet.bin && OPENBLAS_NUM_THREADS=1 bench_cpu_unet.py unet.bin [THREADS]
 
 The model is written against PyTorch's own layers, after the names of the parameters; eager float32,
 contiguous and channels_last.

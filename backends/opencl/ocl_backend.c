@@ -343,7 +343,7 @@ static demist_status create(const demist_host *host, const demist_value *const *
 
 /* --- memory --- */
 
-static demist_status buffer_create(demist_device *device, size_t bytes, demist_buffer **buffer)
+demist_status ocl_buffer_create(demist_device *device, size_t bytes, demist_buffer **buffer)
 {
     const demist_host *host = device->host;
     demist_buffer *b = host->alloc(host, sizeof *b, 0);
@@ -362,7 +362,7 @@ static demist_status buffer_create(demist_device *device, size_t bytes, demist_b
     return DEMIST_OK;
 }
 
-static void buffer_destroy(demist_buffer *buffer)
+void ocl_buffer_destroy(demist_buffer *buffer)
 {
     if (!buffer)
         return;
@@ -444,7 +444,7 @@ static demist_status buffer_copy(demist_queue *queue, demist_buffer *dst, size_t
 
 /* --- queues and events --- */
 
-static demist_status queue_create(demist_device *device, demist_queue **queue)
+demist_status ocl_queue_create(demist_device *device, demist_queue **queue)
 {
     cl_int error = CL_SUCCESS;
     demist_queue *q = device->host->alloc(device->host, sizeof *q, 0);
@@ -459,7 +459,7 @@ static demist_status queue_create(demist_device *device, demist_queue **queue)
     return DEMIST_OK;
 }
 
-static void queue_destroy(demist_queue *queue)
+void ocl_queue_destroy(demist_queue *queue)
 {
     if (!queue)
         return;
@@ -591,13 +591,13 @@ static const demist_backend_vtable vtable = {
     .open = open_device,
     .close = close_device,
     .has_precision = has_precision,
-    .buffer_create = buffer_create,
-    .buffer_destroy = buffer_destroy,
+    .buffer_create = ocl_buffer_create,
+    .buffer_destroy = ocl_buffer_destroy,
     .buffer_write = buffer_write,
     .buffer_read = buffer_read,
     .buffer_copy = buffer_copy,
-    .queue_create = queue_create,
-    .queue_destroy = queue_destroy,
+    .queue_create = ocl_queue_create,
+    .queue_destroy = ocl_queue_destroy,
     .synchronize = synchronize,
     .event_record = event_record,
     .event_wait = event_wait,

@@ -31,7 +31,7 @@ static void collect_parts(const demist_device *d, const char *source, const char
         find_source("math.cl"),
         "#undef T\n#undef I\n#undef F\n#define T VT\n#define I VI\n#define F(name) name##_v\n",
         find_source("math.cl"),
-        "#undef T\n#undef I\n#undef F\n",
+        "#undef T\n#undef I\n#undef F\n#line 1 \"generated\"\n",
         before ? before : "",
         find_source(source),
     };

@@ -41,8 +41,10 @@ struct ocl_built { /* a program */
 struct ocl_tuned {
     struct ocl_tuned *next;
     uint64_t key;
-    int choice;
+    bool choice; /* Winograd */
 };
+
+enum ocl_forced { OCL_FORCE_NOTHING, OCL_FORCE_WINOGRAD, OCL_FORCE_DIRECT }; /* while measuring */
 
 struct ocl_settings { /* the options */
     const char *device, *build_options;
@@ -68,7 +70,7 @@ struct demist_device {
     int64_t max_allocation;
     struct ocl_built *built;
     struct ocl_tuned *tuned;
-    bool tuned_loaded;
+    enum ocl_forced forced;
 };
 
 struct demist_buffer {
@@ -96,6 +98,13 @@ demist_status ocl_fail(demist_device *device, const char *call, cl_int error);
 /* Memory on the device; `what` it is for, in messages. */
 demist_status ocl_new_memory(demist_device *device, int64_t bytes, const char *what,
                              cl_mem *memory);
+
+/* --- ocl_backend.c --- */
+
+demist_status ocl_buffer_create(demist_device *device, size_t bytes, demist_buffer **buffer);
+void ocl_buffer_destroy(demist_buffer *buffer);
+demist_status ocl_queue_create(demist_device *device, demist_queue **queue);
+void ocl_queue_destroy(demist_queue *queue);
 
 /* --- ocl_build.c --- */
 

@@ -398,9 +398,12 @@ static demist_status add_conv(demist_program *p, const struct ocl_fused *f)
     c.w_depth = c.w.stride[transposed ? 0 : 1];
     c.w_group = c.w.stride[0] * (transposed ? c.depth : c.columns);
     OCL_TRY(build_chain(p, f, &c, &c.y, 1));
+    bool winograd = false;
+    if (ocl_winograd_fits(p, node))
+        OCL_TRY(ocl_prefers_winograd(p, node, &winograd));
     if (transposed)
         OCL_TRY(add_transposed(p, &c));
-    else if (ocl_winograd_fits(p, node) && ocl_prefers_winograd(p, node))
+    else if (winograd)
         OCL_TRY(ocl_winograd_add(p, &c));
     else
         OCL_TRY(add_direct(p, &c));

@@ -313,7 +313,7 @@ void ocl_draws_finish(struct ocl_draws *draws);
 
 /* ocl_tune.c: whether the convolution is faster by Winograd's F(4x4, 3x3) than directly; measured
  * once and remembered where tuning is on, otherwise a rule. */
-bool ocl_prefers_winograd(demist_program *p, const demist_node *conv);
+demist_status ocl_prefers_winograd(demist_program *p, const demist_node *conv, bool *choice);
 
 /* --- the vtable's part --- */
 

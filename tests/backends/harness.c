@@ -38,10 +38,14 @@ bool harness_try_open(struct harness *h, const demist_plugin *plugin, int thread
     const demist_value *const *values = parse_options(h, plugin->classes[0], options);
     const demist_status status =
         harness_status(h, "create", h->vtable->create(&h->host.table, values, &h->self));
-    if (status == DEMIST_DEVICE)
+    if (status == DEMIST_DEVICE || status == DEMIST_CONFIG)
         return false;
     harness_expect_ok(h, "create", status);
-    HARNESS_OK(h, open, (h->self, -1, &h->device));
+    const demist_status opened =
+        harness_status(h, "open", h->vtable->open(h->self, -1, &h->device));
+    if (opened == DEMIST_NOT_FOUND || opened == DEMIST_DEVICE)
+        return false;
+    harness_expect_ok(h, "open", opened);
     HARNESS_OK(h, queue_create, (h->device, &h->queue));
     return true;
 }

@@ -28,8 +28,9 @@ struct harness {
  * NULL-ended, or NULL; the others have their defaults. */
 void harness_open(struct harness *h, const demist_plugin *plugin, int threads,
                   const char *const *options);
-/* The same; false, with h->error set and harness_close due, where create fails with DEMIST_DEVICE:
- * this machine lacks what the options ask for. */
+/* The same; false, with h->error set and harness_close due, where create or open refuses: this
+ * machine lacks what the options ask for (DEMIST_DEVICE, DEMIST_NOT_FOUND), or they are wrong
+ * (DEMIST_CONFIG). */
 bool harness_try_open(struct harness *h, const demist_plugin *plugin, int threads,
                       const char *const *options);
 void harness_close(struct harness *h);

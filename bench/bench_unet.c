@@ -1,7 +1,9 @@
-/* Milliseconds of one evaluation of improved-diffusion's CIFAR U-Net on the CPU backend, with
- * random weights, and where the time goes.
+/* Milliseconds of one evaluation of improved-diffusion's CIFAR U-Net on a backend, with random
+ * weights, and where the time goes. Compiled once for each backend with BACKEND, its name.
  *
- *     bench_cpu_unet [threads [isa [profile [FILE]]]]
+ *     bench_BACKEND_unet [threads [OPTION [profile [FILE]]]]
+ *
+ * OPTION is one of the backend ("isa=avx2", "device=gpu").
  *
  * FILE receives the parameters, an input and the output for bench_cpu_unet.py, which times PyTorch
  * on the same and compares. */
@@ -14,7 +16,10 @@
 #include <math.h>
 #include <time.h>
 
-extern const demist_plugin demist_plugin_v1_backend_cpu;
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define PLUGIN JOIN(demist_plugin_v1_backend_, BACKEND)
+extern const demist_plugin PLUGIN;
 
 /* With one thread its processor time, which busy neighbours disturb less. */
 static double now(const struct harness *h)
@@ -143,10 +148,8 @@ static void run(struct harness *h, const demist_graph *graph, int n, bool profil
 int main(int argc, char **argv)
 {
     struct harness h;
-    char isa[64];
-    snprintf(isa, sizeof isa, "isa = %s", argc > 2 ? argv[2] : "auto");
-    harness_open(&h, &demist_plugin_v1_backend_cpu, argc > 1 ? (int)strtol(argv[1], NULL, 10) : 2,
-                 (const char *[]){isa, NULL});
+    harness_open(&h, &PLUGIN, argc > 1 ? (int)strtol(argv[1], NULL, 10) : 2,
+                 (const char *[]){argc > 2 ? argv[2] : NULL, NULL});
     const demist_device_info *info = h.vtable->device_info(h.device);
     printf("%s, %s\n", info->name, info->detail);
     void *weights;
