@@ -45,7 +45,8 @@ demist_status dm_setup_instance(struct dm_setup *s, demist_kind kind, const char
         return dm_fail_memory(err, "a section's name");
     const demist_value *const *values;
     DM_TRY(dm_schema_parse(s->ini, section, cls->options, &s->arena, &values, err));
-    return dm_instance_create(instance, cls, values, &s->env->services, err);
+    return where_configured(s, kind,
+                            dm_instance_create(instance, cls, values, &s->env->services, err), err);
 }
 
 static demist_status open_schedule(struct dm_setup *s, struct dm_error *err)

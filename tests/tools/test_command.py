@@ -95,6 +95,13 @@ class Configuration(CommandTest):
         self.refuses(2, 'ddim13')
         self.starts_with('run.ini:%d: ' % (self.line_of('images') + 1))
 
+    def test_options_that_a_plugin_refuses_have_a_place(self):
+        text = CONFIG.replace('use = mlp', 'use = unet')
+        text = text.replace('[network.mlp]\nhidden = 8', '[network.unet]\nimage_size = 33')
+        self.write('run.ini', text)
+        line = text.split('\n').index('use = unet') + 1
+        self.refuses(2, 'run.ini:%d: ' % line, 'image_size')
+
     def test_sampler_and_schedule_that_do_not_fit(self):
         self.config('use = linear', 'use = straight')
         self.refuses(2, 'straight', 'linear',
