@@ -312,10 +312,10 @@ static demist_status inflate_file(const char *path, uint8_t **data, size_t *size
                          error == Z_ERRNO ? strerror(errno) : message);
     gzclose(file);
     free(buffer);
-    *size = text.size;
-    *data = (uint8_t *)text.data;
     if (status != DEMIST_OK)
         dm_text_finish(&text);
+    *size = text.size;
+    *data = (uint8_t *)text.data;
     return status;
 }
 
@@ -350,8 +350,9 @@ static char *labels_path(const char *path)
 {
     const char *slash = strrchr(path, '/'), *at = strstr(slash ? slash : path, "images-idx3");
     char *out = at ? strdup(path) : NULL;
-    if (out)
-        memcpy(out + (at - path), "labels-idx1", strlen("labels-idx1"));
+    static const char labels[] = {'l', 'a', 'b', 'e', 'l', 's', '-', 'i', 'd', 'x', '1'};
+    if (out) /* as long as "images-idx3" */
+        memcpy(out + (at - path), labels, sizeof labels);
     return out;
 }
 
@@ -360,7 +361,7 @@ static demist_status open_idx_labels(struct dm_dataset *d, struct dm_error *err)
     char *path = labels_path(d->path);
     struct stat info;
     uint8_t *data = NULL;
-    size_t size = 0, dims[3];
+    size_t size = 0, dims[3] = {0};
     demist_status status = DEMIST_OK;
     if (!path || stat(path, &info) != 0) {
         free(path);
@@ -386,7 +387,7 @@ static demist_status open_idx_labels(struct dm_dataset *d, struct dm_error *err)
 
 static demist_status open_idx(struct dm_dataset *d, struct dm_error *err)
 {
-    size_t size, dims[3];
+    size_t size = 0, dims[3] = {0};
     DM_TRY(inflate_file(d->path, &d->bytes, &size, err));
     DM_TRY(check_idx(d->path, d->bytes, size, 3, dims, err));
     d->n = (int64_t)dims[0];

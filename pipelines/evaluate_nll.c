@@ -351,11 +351,12 @@ static demist_status evaluate_sampled_t(struct job *job, struct dm_error *err)
 {
     int64_t n = job->options->importance, strata = n / 2;
     for (int64_t k = 0; k < n; k++) {
+        const int64_t stratum = k / 2; /* two draws each */
         for (int64_t i = 0; i < job->n; i++) {
             float u;
             dm_philox_uniform(job->setup->config.sample.seed, (uint32_t)(job->done + i),
                               DEMIST_NOISE_TIME, 0, (uint64_t)k, 1, &u);
-            job->t[i] = invert(job, ((double)(k / 2) + (double)u) / (double)strata);
+            job->t[i] = invert(job, ((double)stratum + (double)u) / (double)strata);
         }
         DM_TRY(evaluate(job, k, err));
         for (int64_t i = 0; i < job->n; i++)

@@ -466,7 +466,7 @@ static demist_status measure_time(struct job *job, struct bench *b, int network,
         fill_batch(job, c, job->networks[network].small_size, b, pair, n);
         DM_TRY(evaluate(job, b, n, err));
         for (int p = 0; p < n; p++) {
-            double mse[N_PREDICTIONS];
+            double mse[N_PREDICTIONS] = {0};
             measure(job, b, c, pair + p, p, mse, &extra);
             for (int k = 0; k < job->n_predictions; k++) {
                 double term = isfinite(mse[k]) ? log(fmax(mse[k], 1e-30)) : 1e3;
@@ -583,7 +583,7 @@ static demist_status prepare(struct job *job, struct dm_error *err)
     job->eps = malloc((size_t)(job->n_images * N_LEVELS) * (size_t)job->elements * sizeof(float));
     job->error = calloc(all * (size_t)job->n_images, sizeof *job->error);
     job->extra = calloc(all, sizeof *job->extra);
-    job->alive = malloc(all * sizeof *job->alive);
+    job->alive = calloc(all, sizeof *job->alive);
     if (!job->eps || !job->error || !job->extra || !job->alive)
         return dm_fail_memory(err, "candidates");
     for (size_t c = 0; c < all; c++)
