@@ -13,7 +13,7 @@ void ocl_expression_init(struct ocl_expression *e)
     e->n_operands = e->n_numbers = e->n_known = 0;
 }
 
-static void append(struct ocl_expression *e, const char *fmt, va_list args)
+static void DEMIST_PRINTF(2, 0) append(struct ocl_expression *e, const char *fmt, va_list args)
 {
     const size_t left = sizeof e->text - e->used;
     const int n = vsnprintf(e->text + e->used, left, fmt, args);

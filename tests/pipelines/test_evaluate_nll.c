@@ -1,5 +1,6 @@
 /* Likelihoods against the reference's, term by term, on the backend that DEMIST_TEST_BACKEND names
- * (cpu without it), and what must hold of them whatever the network. */
+ * (cpu without it), with the option of its that DEMIST_TEST_OPTION sets ("tuning=off"), and what
+ * must hold of them whatever the network. */
 #include "testing.h"
 
 #include "dataset.h"
@@ -77,12 +78,16 @@ static const char *backend(void)
 static struct dm_ini *describe(const char *text, const char *checkpoint,
                                const char *const *overrides)
 {
-    static char use[64], path[4200];
-    const char *all[16] = {use, path};
+    static char use[64], path[4200], own[128];
+    const char *all[16] = {use, path}, *option = getenv("DEMIST_TEST_OPTION");
+    int n = 2;
     snprintf(use, sizeof use, "backend.use=%s", backend());
     snprintf(path, sizeof path, "network.checkpoint=%s", checkpoint);
-    for (int i = 0; overrides && overrides[i] && i < 13; i++)
-        all[2 + i] = overrides[i];
+    snprintf(own, sizeof own, "backend.%s.%s", backend(), option ? option : "");
+    if (option)
+        all[n++] = own;
+    for (int i = 0; overrides && overrides[i] && n < 15; i++)
+        all[n++] = overrides[i];
     return fixture_ini(text, all);
 }
 
