@@ -342,10 +342,9 @@ static void make_derive(struct maker *m, int flags, const demist_node *x)
     }
 }
 
-static const demist_node *make_map(struct maker *m, int op, int n, const demist_node *const *in)
+static const demist_node *make_map(struct maker *m, int op, const demist_node *const *in)
 {
     demist_builder *b = m->b;
-    (void)n;
     switch ((demist_map_op)op) {
     case DEMIST_MAP_MUL:
         return demist_mul(b, in[0], in[1]);
@@ -411,7 +410,7 @@ static void make_calls(struct maker *m, const struct words *code)
         case CALL_MAP: /* out, op, n, in… */
             for (int i = 0; i < w[3]; i++)
                 in[i] = m->value[w[4 + i]];
-            m->value[w[1]] = make_map(m, w[2], w[3], in);
+            m->value[w[1]] = make_map(m, w[2], in);
             at += 4 + (size_t)w[3];
             break;
         case CALL_NOISE: /* out, purpose */
@@ -1184,11 +1183,6 @@ void dm_runner_destroy(struct dm_runner *r)
     free(r->host_raw);
     free(r->times);
     free(r);
-}
-
-int dm_runner_segments(const struct dm_runner *r)
-{
-    return (int)r->n_segments;
 }
 
 /* Forgets what an earlier batch recorded or left. */

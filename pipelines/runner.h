@@ -61,7 +61,4 @@ void dm_runner_destroy(struct dm_runner *runner); /* NULL is legal */
 demist_status dm_runner_sample(struct dm_runner *runner, struct dm_instance *sampler,
                                int64_t first_image, int64_t n, float *x, struct dm_error *err);
 
-/* Recorded segments compiled so far: two or three for a plain loop. For tests. */
-int dm_runner_segments(const struct dm_runner *runner);
-
 #endif

@@ -31,7 +31,6 @@ struct recording {
     double *times; /* [n_steps+1] */
     float *states; /* [n_steps+1][n][elements] */
     float *x0;     /* [n][elements], what `finished` got */
-    int segments;
 };
 
 /* Runs the description; wants_states: also records every state. Returns the status, with the
