@@ -7,7 +7,7 @@
 #include <math.h>
 #include <unistd.h>
 
-enum { T = 1000 };
+enum { T = MIXTURE_T };
 enum { PREDICT, LEARNED, POISON };
 
 static const char *const predictions[] = {"eps", "x0", "v", NULL};
@@ -109,6 +109,20 @@ static const demist_node *over(demist_builder *b, const demist_node *x, const de
     return demist_binary(b, DEMIST_OP_DIV, x, y);
 }
 
+/* [N,2]: row t of the checkpoint's tensor second, or zeros. */
+static const demist_node *second_half(demist_builder *b, const demist_node *x, const demist_node *t)
+{
+    int32_t rank;
+    int64_t shape[DEMIST_MAX_RANK];
+    const demist_node *zeros = demist_affine(b, x, 0, 0);
+    if (!b->find(b, 0, "second", &rank, shape))
+        return zeros;
+    const demist_node *rows = b->param(b, 0, "second", 2, (int64_t[]){T, 1});
+    const demist_node *row =
+        b->op(b, DEMIST_OP_EMBEDDING, 2, (const demist_node *[]){rows, t}, NULL, 0, NULL);
+    return demist_add(b, zeros, row);
+}
+
 /* ε(x) = n·Σ_k r_k·(x − s·m_k)/v_k with v_k = s²·σ_k² + n² and responsibilities
  * r = softmax(ln w − |x − s·m|²/(2v) − ln v) */
 static demist_status build(void *self, demist_builder *b, const char *graph)
@@ -160,7 +174,7 @@ static demist_status build(void *self, demist_builder *b, const char *graph)
         out = sub(b, demist_mul(b, s, eps), demist_mul(b, n, x0));
     out = demist_reshape(b, demist_add(b, out, bad), 2, (int64_t[]){DEMIST_BATCH, 2});
     if (net->learned)
-        out = demist_concat(b, 1, 2, (const demist_node *[]){out, demist_affine(b, x, 0, 0)});
+        out = demist_concat(b, 1, 2, (const demist_node *[]){out, second_half(b, x, t)});
     b->output(b, "out", out);
     return DEMIST_OK;
 }
@@ -187,24 +201,41 @@ const demist_plugin mixture_plugin = {.size = sizeof mixture_plugin,
                                       .url = "",
                                       .classes = classes};
 
-char *mixture_checkpoint(int components)
+static char *save(const struct dm_tensor_view *tensors, size_t n)
 {
-    static const float alone[] = {1}, three[] = {0.5F, 0.3F, 0.2F}, stddevs[] = {0.3F, 0.1F, 0.5F},
-                       means[] = {-1, 0, 1, 1, 0.5F, -1.5F};
-    const int64_t k = components;
-    const size_t bytes = (size_t)k * sizeof(float);
-    const struct dm_tensor_view tensors[] = {
-        {"weights", DEMIST_F32, 1, {k}, k == 1 ? alone : three, bytes, "f32"},
-        {"means", DEMIST_F32, 2, {k, 2}, means, 2 * bytes, "f32"},
-        {"stddevs", DEMIST_F32, 1, {k}, stddevs, bytes, "f32"},
-    };
-    assert_true(k == 1 || k == 3);
     char *path = strdup("/tmp/demist-mixture-XXXXXX");
     assert_non_null(path);
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     close(fd);
     struct dm_error err = DM_ERROR_INIT;
-    assert_int_equal(dm_safetensors_save(path, tensors, 3, NULL, 0, &err), DEMIST_OK);
+    assert_int_equal(dm_safetensors_save(path, tensors, n, NULL, 0, &err), DEMIST_OK);
     return path;
+}
+
+char *mixture_checkpoint(int components)
+{
+    static const float weights[] = {0.5F, 0.3F, 0.2F}, stddevs[] = {0.3F, 0.1F, 0.5F},
+                       means[] = {-1, 0, 1, 1, 0.5F, -1.5F};
+    if (components == 1)
+        return mixture_gaussian(means, stddevs[0], NULL);
+    assert_int_equal(components, 3);
+    const struct dm_tensor_view tensors[] = {
+        {"weights", DEMIST_F32, 1, {3}, weights, sizeof weights, "f32"},
+        {"means", DEMIST_F32, 2, {3, 2}, means, sizeof means, "f32"},
+        {"stddevs", DEMIST_F32, 1, {3}, stddevs, sizeof stddevs, "f32"},
+    };
+    return save(tensors, 3);
+}
+
+char *mixture_gaussian(const float mean[2], float stddev, const float *second)
+{
+    static const float alone[] = {1};
+    const struct dm_tensor_view tensors[] = {
+        {"weights", DEMIST_F32, 1, {1}, alone, sizeof *alone, "f32"},
+        {"means", DEMIST_F32, 2, {1, 2}, mean, 2 * sizeof *mean, "f32"},
+        {"stddevs", DEMIST_F32, 1, {1}, &stddev, sizeof stddev, "f32"},
+        {"second", DEMIST_F32, 2, {T, 1}, second, T * sizeof *second, "f32"},
+    };
+    return save(tensors, second ? 4 : 3);
 }

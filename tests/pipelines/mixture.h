@@ -5,13 +5,19 @@
 
 #include <demist/network.h>
 
+enum { MIXTURE_T = 1000 };
+
 /* Class network mixture. Its checkpoint holds weights [K], means [K,2] and stddevs [K]; other
  * tensors are ignored. [network.mixture] predict = eps | x0 | v, learned = none | range | logvar
- * (the second half of the output is then zero), poison = true (the output is NaN at t < 500). */
+ * (the second half of the output is then row t of the tensor second [T,1], or zero without it),
+ * poison = true (the output is NaN at t < 500). */
 extern const demist_plugin mixture_plugin;
 
 /* Writes such a checkpoint: three components, well apart, or the first of them alone (a Gaussian).
  * Returns a path to unlink and free. */
 char *mixture_checkpoint(int components);
+
+/* The same for a Gaussian; second [T], or NULL. */
+char *mixture_gaussian(const float mean[2], float stddev, const float *second);
 
 #endif
