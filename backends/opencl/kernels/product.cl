@@ -2,8 +2,11 @@
  *
  * The rows are the places (n, i, j) of the result's grid; a's channels k and y's columns o are
  * contiguous, and b comes in panels of COLUMNS. FINISH_v and FINISH_s compute what follows. Every
- * element is one chain of multiply-adds in the order of t and k, whatever the tile, so that neither
- * the batch nor the place in it changes a bit. */
+ * element is summed in the order of t and k, whatever the tile, so that neither the batch nor the
+ * place in it changes a bit; a sum of parts of about PART products has a rounding error that grows
+ * with the square root of PART and of their number, not with the whole length. */
+
+enum { PART = 128 };
 
 #define PRODUCT                                                                                    \
     IN(a), IN(zeros), __global const int *restrict taps, long taps_at, IN(b), OUT(y), int rows,    \
@@ -22,7 +25,8 @@
 #endif
 
 #define DECLARE(r)                                                                                 \
-    VT left##r = (VT)(0.0f), right##r = (VT)(0.0f);                                                \
+    VT left##r = (VT)(0.0f), right##r = (VT)(0.0f), sum_left##r = (VT)(0.0f),                      \
+       sum_right##r = (VT)(0.0f);                                                                  \
     const int place##r = min(row + r, rows - 1), n##r = place##r / (height * width);               \
     const int i##r = place##r / width % height, j##r = place##r % width;                           \
     __global const float *restrict a##r = a + (long)n##r * a_n;
@@ -39,12 +43,17 @@
     left##r = FMA(v##r##_, b0, left##r);                                                           \
     right##r = FMA(v##r##_, b1, right##r);
 
+#define END_PART(r)                                                                                \
+    sum_left##r += left##r;                                                                        \
+    sum_right##r += right##r;                                                                      \
+    left##r = right##r = (VT)(0.0f);
+
 #define FINISH_ROW(r)                                                                              \
     if (row + r < rows) {                                                                          \
         __global float *to = y + (long)n##r * y_n + (long)i##r * y_y + (long)j##r * y_x + column;  \
-        FINISH_VECTOR(left##r, n##r, i##r, j##r, 0);                                               \
+        FINISH_VECTOR(sum_left##r, n##r, i##r, j##r, 0);                                           \
         if (column + VECTOR < columns)                                                             \
-            FINISH_VECTOR(right##r, n##r, i##r, j##r, VECTOR);                                     \
+            FINISH_VECTOR(sum_right##r, n##r, i##r, j##r, VECTOR);                                 \
     }
 
 #define FINISH_VECTOR(v, n, i, j, from)                                                            \
@@ -66,16 +75,26 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void product(PRODUCT)
     b += b_at + (long)z0 * b_z0 + (long)z1 * b_z1 + (long)get_global_id(1) * b_panel;
     y += y_at + (long)z0 * y_z0 + (long)z1 * y_z1;
     zeros += zeros_at;
+    int summed = 0; /* in this part */
     EACH_ROW(DECLARE)
     for (int t = 0; t < n_taps; t++) {
         const int dy = taps[taps_at + 2 * t], dx = taps[taps_at + 2 * t + 1];
         EACH_ROW(POINT)
-        for (int k = 0; k < depth; k++) {
-            const VT b0 = LOADV(b), b1 = LOADV(b + VECTOR);
-            b += b_row;
-            EACH_ROW(MULTIPLY)
+        for (int k = 0; k < depth;) {
+            const int end = min(k + PART, depth);
+            summed += end - k;
+            for (; k < end; k++) {
+                const VT b0 = LOADV(b), b1 = LOADV(b + VECTOR);
+                b += b_row;
+                EACH_ROW(MULTIPLY)
+            }
+            if (summed >= PART) {
+                EACH_ROW(END_PART)
+                summed = 0;
+            }
         }
     }
+    EACH_ROW(END_PART)
     EACH_ROW(FINISH_ROW)
 }
 
@@ -96,15 +115,16 @@ __kernel __attribute__((reqd_work_group_size(16, 16, 1))) void product(PRODUCT)
     y += y_at + (long)z0 * y_z0 + (long)z1 * y_z1;
     /* This item loads channel item % 16 of rows item / 16 + 0, 16, 32, 48. */
     int at_n[4], at_i[4], at_j[4];
-    float sum[4][4];
+    float part[4][4], sum[4][4];
     for (int r = 0; r < 4; r++) {
         const int place = min(row0 + item / 16 + 16 * r, rows - 1);
         at_n[r] = place / (height * width);
         at_i[r] = place / width % height * sy;
         at_j[r] = place % width * sx;
         for (int c = 0; c < 4; c++)
-            sum[r][c] = 0;
+            part[r][c] = sum[r][c] = 0;
     }
+    int summed = 0; /* in this part */
     for (int t = 0; t < n_taps; t++) {
         const int dy = taps[taps_at + 2 * t], dx = taps[taps_at + 2 * t + 1];
         for (int k0 = 0; k0 < depth; k0 += STEP) {
@@ -125,9 +145,18 @@ __kernel __attribute__((reqd_work_group_size(16, 16, 1))) void product(PRODUCT)
             for (int s = 0; s < min(STEP, depth - k0); s++)
                 for (int r = 0; r < 4; r++)
                     for (int c = 0; c < 4; c++)
-                        sum[r][c] =
-                            FMA(tile_a[s][x + 16 * r], tile_b[s][q * 4 + c], sum[r][c]);
+                        part[r][c] =
+                            FMA(tile_a[s][x + 16 * r], tile_b[s][q * 4 + c], part[r][c]);
             barrier(CLK_LOCAL_MEM_FENCE);
+            summed += min((int)STEP, depth - k0);
+            if (summed < PART && (t < n_taps - 1 || k0 + STEP < depth))
+                continue;
+            for (int r = 0; r < 4; r++)
+                for (int c = 0; c < 4; c++) {
+                    sum[r][c] += part[r][c];
+                    part[r][c] = 0;
+                }
+            summed = 0;
         }
     }
     for (int r = 0; r < 4; r++) {
