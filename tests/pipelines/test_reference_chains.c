@@ -79,9 +79,29 @@ static double replay(struct fixture *f, const struct dm_ini *ini, const char *fi
     return error;
 }
 
-/* Runs a chain and returns the largest difference at the steps that the file kept: x_kept[i] is x
- * after evaluation steps_kept[i]. */
-static double replay_kept(struct fixture *f, const struct dm_ini *ini, const char *file)
+/* How far a chain is from the file's at the steps that the file kept: the worst of them all. */
+struct deviation {
+    double max, rms;
+    int64_t beyond; /* elements with a difference over 1e-3 */
+};
+
+static void widen(struct deviation *d, const float *got, const float *want, int64_t n)
+{
+    double squares = 0;
+    int64_t beyond = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double e = fabs((double)got[i] - want[i]);
+        d->max = e <= d->max ? d->max : e; /* NaN stays */
+        squares += e * e;
+        beyond += !(e <= 1e-3);
+    }
+    const double rms = sqrt(squares / (double)n);
+    d->rms = rms <= d->rms ? d->rms : rms;
+    d->beyond = beyond > d->beyond ? beyond : d->beyond;
+}
+
+/* Runs a chain; x_kept[i] is x after evaluation steps_kept[i]. */
+static struct deviation replay_kept(struct fixture *f, const struct dm_ini *ini, const char *file)
 {
     struct dm_error err = DM_ERROR_INIT;
     struct recording r;
@@ -94,18 +114,28 @@ static double replay_kept(struct fixture *f, const struct dm_ini *ini, const cha
     assert_int_equal(n_map, r.n_steps);
     for (int64_t i = 0; i < n_map; i++) /* ascending there */
         assert_true(r.times[r.n_steps - 1 - i] == map[i]);
-    double error = 0;
-    for (int64_t i = 0; i < n_kept; i++) {
-        double e =
-            max_difference(r.states + ((int64_t)steps[i] + 1) * state, kept + i * state, state);
-        error = e > error ? e : error;
-    }
-    print_message("%s: %d steps, %.2e\n", file, r.n_steps, error);
+    struct deviation d = {0};
+    for (int64_t i = 0; i < n_kept; i++)
+        widen(&d, r.states + ((int64_t)steps[i] + 1) * state, kept + i * state, state);
+    print_message("%s: %d steps, %.2e, rms %.1e, %lld beyond 1e-3\n", file, r.n_steps, d.max, d.rms,
+                  (long long)d.beyond);
     free(kept);
     free(steps);
     free(map);
     recording_free(&r);
-    return error;
+    return d;
+}
+
+/* A trained network multiplies rounding errors where it is steep: in the crawl's chains one or two
+ * elements of 12288 by some hundreds in the last steps, so that PyTorch's own float32 result is
+ * 6.4e-4 from that of an evaluation with float64 sums, and any other order of sums lands up
+ * to 1.3e-3 from either. There all but a thousandth of the elements must be within the bound, none
+ * far outside, and the whole much nearer than the bound. */
+static void expect_close(const struct deviation *d, bool steep)
+{
+    assert_true(d->max < (steep ? 1e-2 : 1e-3));
+    assert_true(d->rms < 5e-5);
+    assert_true(d->beyond <= (steep ? 12 : 0));
 }
 
 static void set(struct dm_ini *ini, const char *fmt, const char *value)
@@ -135,11 +165,12 @@ static void check_chains(const char *text, const char *folder, const char *ddpm_
     set(ini, "noise.file=", file);
     set(ini, "sampler.use=", ddpm_sampler);
     set(ini, "sample.steps=", ddpm_steps);
-    assert_true(replay_kept(&f, ini, file) < 1e-3);
+    const bool crawl = strstr(folder, "crawl") != NULL;
+    struct deviation deviation = replay_kept(&f, ini, file);
+    expect_close(&deviation, crawl);
 
     static const char *const chains[][2] = {{"ddim", "0"}, {"ddim_eta", "0.7"}};
     for (int i = 0; i < 2; i++) {
-        bool crawl = strstr(folder, "crawl") != NULL;
         const char *kind = crawl ? (i ? "ddim20_eta" : "ddim20") : chains[i][0];
         snprintf(name, sizeof name, "%s/%s.safetensors", folder, kind);
         file = test_data(name);
@@ -147,7 +178,8 @@ static void check_chains(const char *text, const char *folder, const char *ddpm_
         set(ini, "sampler.use=", "ddim");
         set(ini, "sampler.ddim.eta=", chains[i][1]);
         set(ini, "sample.steps=", "ddim20");
-        assert_true(replay_kept(&f, ini, file) < 1e-3);
+        deviation = replay_kept(&f, ini, file);
+        expect_close(&deviation, crawl);
     }
     dm_ini_destroy(ini);
     fixture_close(&f);
