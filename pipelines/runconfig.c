@@ -221,6 +221,18 @@ static demist_status needs_key(const struct reader *r, const char *key, const ch
                    because, key);
 }
 
+/* A file that nothing would read is a mistake: either it was meant to be read, or it is left over.
+ */
+static demist_status refuse_unread(const struct reader *r, const char *key, const char *choice,
+                                   struct dm_error *err)
+{
+    if (!text(r, key)[0])
+        return DEMIST_OK;
+    return dm_fail(err, DEMIST_CONFIG,
+                   "%s: [%s] %s is read with %s = file only: set %s = file, or remove the key",
+                   where(r, key), r->section, key, choice, choice);
+}
+
 static demist_status parse_model(struct reader *r, struct dm_run_config *c, struct dm_error *err)
 {
     DM_TRY(open_section(r, "backend", err));
@@ -258,15 +270,15 @@ static demist_status parse_sample(struct reader *r, struct dm_run_config *c, str
     c->sample.low_res = text(r, "low_res");
     DM_TRY(list_or_file(r, "labels", &c->sample.labels, err));
     DM_TRY(list_or_file(r, "context", &c->sample.context, err));
-    if (c->sample.start == DM_START_FILE)
-        DM_TRY(needs_key(r, "start_file", "start", err));
+    DM_TRY(c->sample.start == DM_START_FILE ? needs_key(r, "start_file", "start", err)
+                                            : refuse_unread(r, "start_file", "start", err));
 
     DM_TRY(open_section(r, "noise", err));
     c->noise.source = (enum dm_noise_kind)value(r, "source")->integer;
     c->noise.file = text(r, "file");
     c->noise.draws = (enum dm_noise_draws)value(r, "draws")->integer;
-    if (c->noise.source == DM_NOISE_FILE)
-        DM_TRY(needs_key(r, "file", "source", err));
+    DM_TRY(c->noise.source == DM_NOISE_FILE ? needs_key(r, "file", "source", err)
+                                            : refuse_unread(r, "file", "source", err));
     if (c->noise.source == DM_NOISE_TORCH_CPU && (c->sample.batch == 0 || c->sample.first != 0))
         return dm_fail(err, DEMIST_CONFIG,
                        "%s: [noise] source = torch-cpu reproduces one process with batches of a "

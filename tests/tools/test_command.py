@@ -102,6 +102,18 @@ class Configuration(CommandTest):
         line = text.split('\n').index('use = unet') + 1
         self.refuses(2, 'run.ini:%d: ' % line, 'image_size')
 
+    def test_files_that_nothing_would_read(self):
+        self.config('images = 5', 'images = 5\nstart_file = x.npz')
+        self.refuses(2, '[sample] start_file', 'set start = file', 'remove the key')
+        self.starts_with('run.ini:%d: ' % self.line_of('start_file'))
+        self.refuses(2, '--set: [noise] file', 'set source = file',
+                     args=('sample', 'run.ini', '--set', 'sample.start_file=',
+                           '--set', 'noise.file=x.npz'))
+        self.refuses(2, '[noise] file', args=('sample', 'run.ini', '--set', 'sample.start_file=',
+                                              '--set', 'noise.source=torch-cpu',
+                                              '--set', 'noise.file=x.npz'))
+        self.succeeds('sample', 'run.ini', '--set', 'sample.start_file=')
+
     def test_sampler_and_schedule_that_do_not_fit(self):
         self.config('use = linear', 'use = straight')
         self.refuses(2, 'straight', 'linear',
