@@ -650,11 +650,18 @@ static demist_status check_finite(struct dm_runner *r, int32_t step, const float
                    step + 1, r->run.n_steps, r->run.time[step], (long long)(r->first_image + bad));
 }
 
-/* Executes what was recorded. keep_prediction: what predict returned may be used afterwards. */
-static demist_status flush(struct dm_runner *r, bool keep_prediction)
+/* Whether anything that was recorded is still of use. */
+static bool has_outputs(const struct dm_runner *r, bool keep_prediction)
 {
-    if (r->code.n == 0)
-        return DEMIST_OK;
+    for (size_t i = 0; i < r->n_tensors; i++)
+        if (is_output(r->tensors[i], keep_prediction))
+            return true;
+    return false;
+}
+
+/* Compiles what was recorded, where it is new, and executes it. */
+static demist_status execute_segment(struct dm_runner *r, bool keep_prediction)
+{
     struct segment *s = NULL;
     demist_binding *binding = NULL;
     DM_TRY(find_segment(r, keep_prediction, &s));
@@ -669,9 +676,18 @@ static demist_status flush(struct dm_runner *r, bool keep_prediction)
                                                    r->vectors + i * (size_t)r->o.max_batch,
                                                    (size_t)r->n * sizeof(float)),
                                &r->error));
-    DM_TRY(dm_device_check(r->o.device, "execute",
+    return dm_device_check(r->o.device, "execute",
                            r->vt->execute(r->o.device->queue, binding, r->scalars, r->n),
-                           &r->error));
+                           &r->error);
+}
+
+/* Executes what was recorded. keep_prediction: what predict returned may be used afterwards. */
+static demist_status flush(struct dm_runner *r, bool keep_prediction)
+{
+    if (r->code.n == 0)
+        return DEMIST_OK;
+    if (has_outputs(r, keep_prediction))
+        DM_TRY(execute_segment(r, keep_prediction));
     for (size_t i = 0; i < r->n_tensors; i++) {
         demist_tensor *t = r->tensors[i];
         if (is_output(t, keep_prediction))
@@ -889,7 +905,7 @@ static demist_status run_predict(demist_run *run, int64_t n_times, const double 
         demist_coeffs unused = DEMIST_INIT(demist_coeffs);
         DM_TRY(dm_process_coeffs(r->o.process, times[i], &unused, &r->error));
     }
-    DM_TRY(flush(r, false));
+    DM_TRY(flush(r, x->id >= X0 && x->id <= MEAN)); /* the last prediction, if x is a part of it */
     DM_TRY(evaluate_network(r, n_times, times, x));
 
     int flags = 0;

@@ -227,6 +227,36 @@ static void test_a_roundabout_ddim_is_ddim(void **state)
     recording_free(&want);
 }
 
+/* The state that is asked about may be the last prediction itself. */
+static demist_status asks_about_its_answer(demist_run *run, demist_tensor *x)
+{
+    demist_prediction out = DEMIST_INIT(demist_prediction);
+    TRY(demist_predict(run, run->time[0], x, &out));
+    TRY(demist_predict(run, run->time[5], out.x0, &out));
+    return run->lincomb(run, x, 1, 1, (double[]){1}, &out.eps);
+}
+
+static demist_status asks_about_a_copy(demist_run *run, demist_tensor *x)
+{
+    demist_prediction out = DEMIST_INIT(demist_prediction);
+    TRY(demist_predict(run, run->time[0], x, &out));
+    TRY(run->lincomb(run, x, 1, 1, (double[]){1}, &out.x0));
+    TRY(demist_predict(run, run->time[5], x, &out));
+    return run->lincomb(run, x, 1, 1, (double[]){1}, &out.eps);
+}
+
+static void test_a_prediction_may_be_predicted_from(void **state)
+{
+    const char *const overrides[] = {"sampler.use=probe", NULL};
+    probe = asks_about_a_copy;
+    struct recording want = run(1, false, overrides);
+    probe = asks_about_its_answer;
+    struct recording got = run(1, false, overrides);
+    assert_true(max_difference(got.x0, want.x0, want.n * want.elements) < 1e-5);
+    recording_free(&got);
+    recording_free(&want);
+}
+
 /* One map or reduce against its definition on values that the test wrote. */
 static demist_status arithmetic(demist_run *run, demist_tensor *x)
 {
@@ -421,6 +451,7 @@ int main(void)
         cmocka_unit_test(test_threads_batches_and_recording_change_no_bit),
         cmocka_unit_test(test_seeds_and_images_differ),
         cmocka_unit_test(test_a_roundabout_ddim_is_ddim),
+        cmocka_unit_test(test_a_prediction_may_be_predicted_from),
         cmocka_unit_test(test_maps_and_reductions_are_what_they_say),
         cmocka_unit_test(test_a_prediction_holds_until_the_next),
         cmocka_unit_test(test_mistakes_of_a_sampler_are_named),
