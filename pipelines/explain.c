@@ -190,7 +190,13 @@ static void print_network(const struct dm_setup *s, struct dm_text *out)
                     info->null_class >= 0 ? " with one for none" : "",
                     (long long)info->context_size,
                     info->context_size && info->null_context ? ", zeros for none" : "");
-    if (s->clip)
+    if (s->threshold > 0)
+        dm_text_appendf(
+            out,
+            "  x_0 is thresholded: where the %g-quantile of |x_0| of an image is s > %g, "
+            "it is clamped to [-s, s] and scaled by %g/s\n",
+            s->threshold, info->clip_high, info->clip_high);
+    else if (s->clip)
         dm_text_appendf(out, "  x_0 is clipped to [%g, %g]\n", info->clip_low, info->clip_high);
     else
         dm_text_append(out, "  x_0 is not clipped\n");

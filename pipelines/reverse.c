@@ -1,6 +1,7 @@
 #include "reverse.h"
 
 #include "diffusion.h"
+#include "threshold.h"
 
 #include <math.h>
 #include <string.h>
@@ -38,8 +39,10 @@ demist_status dm_reverse_open(const struct dm_setup *s, struct dm_reverse *out,
                        "schedule %s is a path",
                        s->config.schedule.use);
     DM_TRY(dm_diffusion_check_posterior(dm_process_kept(s->process), "a likelihood", err));
-    *out = (struct dm_reverse){
-        .info = &s->network.info, .n_elements = s->network.n_elements, .clip = s->clip};
+    *out = (struct dm_reverse){.info = &s->network.info,
+                               .n_elements = s->network.n_elements,
+                               .clip = s->clip,
+                               .threshold = s->threshold};
     return find_variance(s, &out->variance, err);
 }
 
@@ -93,18 +96,31 @@ static double x0_of(demist_prediction_type prediction, const demist_step *step, 
     return (x - step->noise * out) / step->signal;
 }
 
+/* Clamps x̂_0, or thresholds it; scratch: [n_elements]. */
+static void clip(const struct dm_reverse *r, double *x0, double *scratch)
+{
+    double low = r->info->clip_low, high = r->info->clip_high, scale = 1;
+    if (r->threshold > 0) {
+        for (int64_t i = 0; i < r->n_elements; i++)
+            scratch[i] = fabs(x0[i]);
+        scale = dm_threshold_scale(scratch, r->n_elements, r->threshold, high);
+    }
+    for (int64_t i = 0; i < r->n_elements; i++) {
+        double scaled = scale * x0[i];
+        x0[i] = scaled < low ? low : scaled > high ? high : scaled;
+    }
+}
+
 void dm_reverse_step(const struct dm_reverse *r, const demist_step *step, const float *x,
                      const float *raw, double *x0, double *mean, double *logvar)
 {
-    double low = r->info->clip_low, high = r->info->clip_high;
-    for (int64_t i = 0; i < r->n_elements; i++) {
-        double estimate = x0_of(r->info->prediction, step, x[i], raw[i]);
-        if (r->clip)
-            estimate = estimate < low ? low : estimate > high ? high : estimate;
-        x0[i] = estimate;
+    for (int64_t i = 0; i < r->n_elements; i++)
+        x0[i] = x0_of(r->info->prediction, step, x[i], raw[i]);
+    if (r->clip)
+        clip(r, x0, mean);
+    for (int64_t i = 0; i < r->n_elements; i++)
         mean[i] = r->info->prediction == DEMIST_PREDICT_MEAN
                       ? raw[i] /* the network's own, whatever clipping made of x_0 */
-                      : step->posterior_x0 * estimate + step->posterior_x * x[i];
-    }
+                      : step->posterior_x0 * x0[i] + step->posterior_x * x[i];
     logvar_of(r, step, raw, logvar);
 }

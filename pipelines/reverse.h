@@ -12,7 +12,8 @@ struct dm_reverse {
     const demist_network_info *info;
     int64_t n_elements; /* of one datum */
     enum dm_variance variance;
-    bool clip; /* x_0 to the network's range, before the mean is made of it */
+    bool clip;        /* x_0 to the network's range, before the mean is made of it */
+    double threshold; /* with clip: dynamic thresholding at this quantile; 0: a clamp */
 };
 
 /* As the setup's sampler walks back: a sampler with an option `variance` has that one; one that

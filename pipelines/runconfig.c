@@ -67,6 +67,11 @@ OPTION(sample_labels, .key = "labels",
 OPTION(sample_clip, .key = "clip_denoised",
        .doc = "clamp x_0 to the network's range; auto: as the network says", CHOICE(tristates),
        .default_value = "auto");
+OPTION(sample_threshold, .key = "dynamic_threshold",
+       .doc =
+           "in the clamp's place, scale x_0 down where this quantile of |x_0| of an image is out "
+           "of range, as Imagen does with 0.995; 0: off",
+       .type = DEMIST_OPTION_FLOAT, .has_range = true, .min = 0, .max = 1, .default_value = "0");
 OPTION(sample_start, .key = "start",
        .doc = "x_T: normal noise, points on a half circle, or x_T of start_file", CHOICE(starts),
        .default_value = "normal");
@@ -85,9 +90,10 @@ OPTION(sample_low_res, .key = "low_res",
            "cycled over the images",
        .type = DEMIST_OPTION_PATH);
 static const demist_option *const sample_options[] = {
-    &sample_steps,      &sample_offset,   &sample_course_end, &sample_images,  &sample_first,
-    &sample_batch,      &sample_seed,     &sample_labels,     &sample_clip,    &sample_start,
-    &sample_start_file, &sample_guidance, &sample_context,    &sample_low_res, NULL};
+    &sample_steps,    &sample_offset,    &sample_course_end, &sample_images,
+    &sample_first,    &sample_batch,     &sample_seed,       &sample_labels,
+    &sample_clip,     &sample_threshold, &sample_start,      &sample_start_file,
+    &sample_guidance, &sample_context,   &sample_low_res,    NULL};
 
 static const char *const noise_sources[] = {"philox", "torch-cpu", "file", NULL};
 static const char *const noise_draw_rules[] = {"improved", "diffusers", NULL};
@@ -264,12 +270,18 @@ static demist_status parse_sample(struct reader *r, struct dm_run_config *c, str
     c->sample.batch = value(r, "batch")->is_auto ? 0 : value(r, "batch")->integer;
     c->sample.seed = (uint64_t)value(r, "seed")->integer;
     c->sample.clip_denoised = (enum dm_tristate)value(r, "clip_denoised")->integer;
+    c->sample.dynamic_threshold = value(r, "dynamic_threshold")->number;
     c->sample.start = (enum dm_start)value(r, "start")->integer;
     c->sample.start_file = text(r, "start_file");
     c->sample.guidance_scale = value(r, "guidance_scale")->number;
     c->sample.low_res = text(r, "low_res");
     DM_TRY(list_or_file(r, "labels", &c->sample.labels, err));
     DM_TRY(list_or_file(r, "context", &c->sample.context, err));
+    if (c->sample.dynamic_threshold > 0 && c->sample.clip_denoised == DM_FALSE)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "%s: [sample] dynamic_threshold clamps x_0, and clip_denoised = false (%s) "
+                       "forbids it: leave clip_denoised at auto, or set dynamic_threshold = 0",
+                       where(r, "dynamic_threshold"), where(r, "clip_denoised"));
     DM_TRY(c->sample.start == DM_START_FILE ? needs_key(r, "start_file", "start", err)
                                             : refuse_unread(r, "start_file", "start", err));
 

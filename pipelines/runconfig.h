@@ -38,6 +38,7 @@ struct dm_run_config {
         uint64_t seed;
         const char *labels, *context; /* lists, or @FILE with FILE resolved */
         enum dm_tristate clip_denoised;
+        double dynamic_threshold; /* the quantile; 0: none */
         enum dm_start start;
         const char *start_file;
         double guidance_scale;

@@ -1,23 +1,26 @@
 #include "runner.h"
 
+#include "threshold.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* The tensors that exist in every run, by id; temporaries follow. */
-enum { X, X0, EPS, V, LOGVAR, MEAN, RAW, RAW_NULL, N_FIXED };
+enum { X, X0, EPS, V, LOGVAR, MEAN, ESTIMATE, RAW, RAW_NULL, N_FIXED };
 
 /* What a recorded call is; its first word. Operands follow. */
-enum call { CALL_LINCOMB = 1, CALL_MAP, CALL_NOISE, CALL_DERIVE };
+enum call { CALL_LINCOMB = 1, CALL_MAP, CALL_NOISE, CALL_ESTIMATE, CALL_DERIVE };
 
-/* Flags of CALL_DERIVE: what happens between the network's output and x_0, ε. */
+/* Flags of CALL_ESTIMATE and CALL_DERIVE: what happens between the network's output and x_0, ε. */
 enum {
     DERIVE_CLIP = 1 << 0,
     DERIVE_GUIDED = 1 << 1,
     DERIVE_LOGVAR = 1 << 2,    /* scalars for the learned variance are there */
     DERIVE_EPS = 1 << 3,       /* noise > 0: ε can be derived from x_0 */
     DERIVE_PER_IMAGE = 1 << 4, /* coefficients are one per image */
+    DERIVE_SCALED = 1 << 5,    /* x_0 gets a factor per image before it is clipped */
 };
 
 struct demist_tensor {
@@ -84,6 +87,7 @@ struct dm_runner {
     float *host, *host_x0; /* [max_batch][elements] */
     float *host_raw;       /* [max_batch][raw elements], for `evaluated` */
     float *times;          /* [max_batch] */
+    double *magnitudes;    /* [elements], of one image */
     int32_t emitted;       /* step after which x is to be checked, −1: none */
 };
 
@@ -285,45 +289,62 @@ static const demist_node *clamp_node(struct maker *m, const demist_node *x, doub
     return m->b->op(m->b, DEMIST_OP_CLAMP, 1, &x, &attrs, 0, NULL);
 }
 
+/* What the network says, before anything is clipped. */
+struct estimate {
+    const demist_node *pred; /* the raw output without the learned variance, guided */
+    const demist_node *x0;
+    const demist_node *eps; /* NULL where it is to be derived from x_0 */
+};
+
+/* The first channels of the raw output: all but the learned variance. */
+static const demist_node *predicted_part(struct maker *m, const demist_node *raw)
+{
+    const demist_network_info *info = &m->r->o.model->network->info;
+    return info->learned_variance == DEMIST_VARIANCE_NONE
+               ? raw
+               : demist_slice(m->b, raw, 1, 0, info->shape[0]);
+}
+
+static struct estimate make_estimate(struct maker *m, int flags, const demist_node *x)
+{
+    bool each = flags & DERIVE_PER_IMAGE;
+    struct estimate e = {.pred = predicted_part(m, m->value[RAW])};
+    if (flags & DERIVE_GUIDED) /* null + scale·(given − null) */
+        e.pred = lincomb2(m, e.pred, predicted_part(m, m->value[RAW_NULL]), false);
+    switch (m->r->o.model->network->info.prediction) {
+    case DEMIST_PREDICT_EPS:
+    case DEMIST_PREDICT_X1:
+        e.x0 = lincomb2(m, x, e.pred, each);
+        e.eps = e.pred;
+        break;
+    case DEMIST_PREDICT_X0:
+        e.x0 = e.pred;
+        break;
+    case DEMIST_PREDICT_V:
+        e.x0 = lincomb2(m, x, e.pred, each);
+        e.eps = lincomb2(m, x, e.pred, each);
+        break;
+    case DEMIST_PREDICT_MEAN:
+        e.x0 = lincomb2(m, x, e.pred, each);
+        break;
+    }
+    return e;
+}
+
 /* From the network's raw output to x_0, ε, v, log σ² and the mean. The order of coefficients is
- * that of push_derive. */
+ * that of record_derive. */
 static void make_derive(struct maker *m, int flags, const demist_node *x)
 {
     struct dm_runner *r = m->r;
     demist_builder *b = m->b;
     const demist_network_info *info = &r->o.model->network->info;
     bool each = flags & DERIVE_PER_IMAGE;
-    const demist_node *raw = m->value[RAW], *pred = raw, *learned = NULL;
-    if (info->learned_variance != DEMIST_VARIANCE_NONE) {
-        pred = demist_slice(b, raw, 1, 0, info->shape[0]);
-        learned = demist_slice(b, raw, 1, info->shape[0], info->shape[0]);
-    }
-    if (flags & DERIVE_GUIDED) { /* null + scale·(given − null) */
-        const demist_node *null = m->value[RAW_NULL];
-        if (learned)
-            null = demist_slice(b, null, 1, 0, info->shape[0]);
-        pred = lincomb2(m, pred, null, false);
-    }
-
-    const demist_node *x0 = NULL, *eps = NULL;
-    switch (info->prediction) {
-    case DEMIST_PREDICT_EPS:
-    case DEMIST_PREDICT_X1:
-        x0 = lincomb2(m, x, pred, each);
-        eps = pred;
-        break;
-    case DEMIST_PREDICT_X0:
-        x0 = pred;
-        break;
-    case DEMIST_PREDICT_V:
-        x0 = lincomb2(m, x, pred, each);
-        eps = lincomb2(m, x, pred, each);
-        break;
-    case DEMIST_PREDICT_MEAN:
-        x0 = lincomb2(m, x, pred, each);
-        m->value[MEAN] = pred;
-        break;
-    }
+    struct estimate estimate = make_estimate(m, flags, x);
+    const demist_node *x0 = estimate.x0, *eps = estimate.eps;
+    if (info->prediction == DEMIST_PREDICT_MEAN)
+        m->value[MEAN] = estimate.pred;
+    if (flags & DERIVE_SCALED)
+        x0 = lincomb_node(m, 1, &x0, true);
     if (flags & DERIVE_CLIP) {
         x0 = clamp_node(m, x0, info->clip_low, info->clip_high);
         eps = flags & DERIVE_EPS ? NULL : eps;
@@ -334,6 +355,8 @@ static void make_derive(struct maker *m, int flags, const demist_node *x)
     m->value[EPS] = eps ? eps : x; /* without noise ε is undefined, and its coefficient is 0 */
     m->value[V] = lincomb2(m, m->value[EPS], x0, each);
     if (flags & DERIVE_LOGVAR) {
+        const demist_node *learned =
+            demist_slice(b, m->value[RAW], 1, info->shape[0], info->shape[0]);
         if (info->learned_variance == DEMIST_VARIANCE_RANGE) { /* eq. 15: v·½Δ + (½Δ + log β̃) */
             const demist_node *scale = scalar_node(m), *shift = scalar_node(m);
             learned = demist_add(b, demist_mul(b, learned, scale), shift);
@@ -415,6 +438,10 @@ static void make_calls(struct maker *m, const struct words *code)
             break;
         case CALL_NOISE: /* out, purpose */
             m->value[w[1]] = make_noise(m, w[2]);
+            at += 3;
+            break;
+        case CALL_ESTIMATE: /* flags, x */
+            m->value[ESTIMATE] = make_estimate(m, w[1], m->value[w[2]]).x0;
             at += 3;
             break;
         case CALL_DERIVE: /* flags, x */
@@ -731,11 +758,11 @@ static bool record(struct dm_runner *r, int n, const int32_t *words)
     return true;
 }
 
-/* The coefficients of one derive, in the order in which make_derive takes them. Returns −1 where
- * they do not exist. coefs: [count][n_times]. */
+/* The coefficients of one derive at one time, in the order in which make_derive takes them. */
 enum { MAX_DERIVE = 16 };
 struct derive {
     int flags, count;
+    int estimate; /* so many of them are make_estimate's */
     double coefs[MAX_DERIVE];
 };
 
@@ -780,6 +807,7 @@ static demist_status derive_at(struct dm_runner *r, double t, struct derive *d)
         put(d, -step->posterior_x / step->posterior_x0, 1 / step->posterior_x0);
         break;
     }
+    d->estimate = d->count;
     if ((!has_eps || (d->flags & DERIVE_CLIP)) && (d->flags & DERIVE_EPS))
         put(d, 1 / n, -s / n);
     put(d, s, -n); /* v */
@@ -793,46 +821,108 @@ static demist_status derive_at(struct dm_runner *r, double t, struct derive *d)
     return DEMIST_OK;
 }
 
+/* The coefficients at each time, agreeing on what is derived, as one graph serves all images. */
+static demist_status derive_all(struct dm_runner *r, int64_t n_times, const double *times,
+                                struct derive *each)
+{
+    for (int64_t i = 0; i < n_times; i++) {
+        DM_TRY(derive_at(r, times[i], &each[i]));
+        each[i].flags |= r->o.model->guided ? DERIVE_GUIDED : 0;
+        if (n_times == 1)
+            continue;
+        if (each[i].flags & DERIVE_LOGVAR) {
+            each[i].flags &= ~DERIVE_LOGVAR;
+            if (r->o.model->network->info.learned_variance == DEMIST_VARIANCE_RANGE)
+                each[i].count -= 2;
+        }
+        each[i].flags |= DERIVE_PER_IMAGE;
+        if (each[i].flags != each[0].flags || each[i].count != each[0].count)
+            return dm_fail(&r->error, DEMIST_UNSUPPORTED,
+                           "predict: images at times %g and %g, of which one is the clean end, "
+                           "cannot share an evaluation",
+                           times[0], times[i]);
+    }
+    return DEMIST_OK;
+}
+
+/* Coefficients from … to − 1 of all times; column: scratch [n_times]. */
+static bool push_range(struct dm_runner *r, int64_t n_times, const struct derive *each, int from,
+                       int to, double *column)
+{
+    bool ok = true;
+    for (int k = from; ok && k < to; k++) {
+        for (int64_t i = 0; i < n_times; i++)
+            column[i] = each[i].coefs[k];
+        ok = push_coefs(r, n_times > 1, column);
+    }
+    return ok;
+}
+
+/* Records one of the two calls up to the estimate's coefficients. */
+static bool record_estimate(struct dm_runner *r, enum call call, int64_t n_times,
+                            const struct derive *each, const demist_tensor *x, double *column)
+{
+    double guidance[2] = {r->o.guidance_scale, 1 - r->o.guidance_scale};
+    bool ok = record(r, 3, (int32_t[]){call, each[0].flags, x->id});
+    if (r->o.model->guided)
+        ok = ok && push_coefs(r, false, &guidance[0]) && push_coefs(r, false, &guidance[1]);
+    return ok && push_range(r, n_times, each, 0, each[0].estimate, column);
+}
+
+/* What predict reads. */
+static demist_status use_evaluation(struct dm_runner *r, demist_tensor *x)
+{
+    DM_TRY(use(r, x, "predict"));
+    DM_TRY(use(r, r->tensors[RAW], "predict"));
+    return r->o.model->guided ? use(r, r->tensors[RAW_NULL], "predict") : DEMIST_OK;
+}
+
+/* Dynamic thresholding: looks at x̂_0 on the host, and finds every image's factor [n]. */
+static demist_status find_scales(struct dm_runner *r, int64_t n_times, const struct derive *each,
+                                 demist_tensor *x, double *scales)
+{
+    int64_t n = r->run.n_elements;
+    DM_TRY(use_evaluation(r, x));
+    if (!record_estimate(r, CALL_ESTIMATE, n_times, each, x, scales))
+        return out_of_memory(r);
+    DM_TRY(define(r, r->tensors[ESTIMATE], "predict"));
+    DM_TRY(flush(r, true));
+    DM_TRY(read_tensor(r, r->tensors[ESTIMATE], r->host));
+    for (int64_t i = 0; i < r->n; i++) {
+        for (int64_t k = 0; k < n; k++)
+            r->magnitudes[k] = fabs((double)r->host[i * n + k]);
+        scales[i] = dm_threshold_scale(r->magnitudes, n, r->o.threshold,
+                                       r->o.model->network->info.clip_high);
+    }
+    return DEMIST_OK;
+}
+
 static demist_status record_derive(struct dm_runner *r, int64_t n_times, const double *times,
                                    demist_tensor *x, int *flags)
 {
     struct derive *each = malloc((size_t)n_times * sizeof *each);
-    double *column = malloc((size_t)n_times * sizeof *column);
-    demist_status status = each && column ? DEMIST_OK : out_of_memory(r);
-    for (int64_t i = 0; status == DEMIST_OK && i < n_times; i++) {
-        status = derive_at(r, times[i], &each[i]);
-        if (status == DEMIST_OK && n_times > 1) {
-            /* One graph serves all images, so they must agree on what is derived. */
-            if (each[i].flags & DERIVE_LOGVAR) {
-                each[i].flags &= ~DERIVE_LOGVAR;
-                if (r->o.model->network->info.learned_variance == DEMIST_VARIANCE_RANGE)
-                    each[i].count -= 2;
-            }
-            each[i].flags |= DERIVE_PER_IMAGE;
-            if (each[i].flags != each[0].flags || each[i].count != each[0].count)
-                status = dm_fail(&r->error, DEMIST_UNSUPPORTED,
-                                 "predict: images at times %g and %g, of which one is the clean "
-                                 "end, cannot share an evaluation",
-                                 times[0], times[i]);
-        }
-    }
-    bool ok = true;
+    double *column = malloc((size_t)r->n * sizeof *column);
+    double *scales = malloc((size_t)r->n * sizeof *scales);
+    bool scaled = r->o.clip && r->o.threshold > 0;
+    demist_status status = each && column && scales ? DEMIST_OK : out_of_memory(r);
+    if (status == DEMIST_OK)
+        status = derive_all(r, n_times, times, each);
+    if (status == DEMIST_OK && scaled)
+        status = find_scales(r, n_times, each, x, scales);
+    if (status == DEMIST_OK)
+        status = use_evaluation(r, x);
     if (status == DEMIST_OK) {
-        *flags = each[0].flags | (r->o.model->guided ? DERIVE_GUIDED : 0);
-        ok = record(r, 3, (int32_t[]){CALL_DERIVE, *flags, x->id});
-        if (r->o.model->guided) {
-            double g[2] = {r->o.guidance_scale, 1 - r->o.guidance_scale};
-            ok = ok && push_coefs(r, false, &g[0]) && push_coefs(r, false, &g[1]);
-        }
-        for (int k = 0; ok && k < each[0].count; k++) {
-            for (int64_t i = 0; i < n_times; i++)
-                column[i] = each[i].coefs[k];
-            ok = push_coefs(r, n_times > 1, column);
-        }
+        each[0].flags |= scaled ? DERIVE_SCALED : 0;
+        *flags = each[0].flags;
+        bool ok = record_estimate(r, CALL_DERIVE, n_times, each, x, column) &&
+                  (!scaled || push_coefs(r, true, scales)) &&
+                  push_range(r, n_times, each, each[0].estimate, each[0].count, column);
+        status = ok ? DEMIST_OK : out_of_memory(r);
     }
     free(each);
     free(column);
-    return status != DEMIST_OK ? status : ok ? DEMIST_OK : out_of_memory(r);
+    free(scales);
+    return status;
 }
 
 /* The network's binding to one of x's two buffers. */
@@ -909,10 +999,6 @@ static demist_status run_predict(demist_run *run, int64_t n_times, const double 
     DM_TRY(evaluate_network(r, n_times, times, x));
 
     int flags = 0;
-    DM_TRY(use(r, x, "predict"));
-    DM_TRY(use(r, r->tensors[RAW], "predict"));
-    if (r->o.model->guided)
-        DM_TRY(use(r, r->tensors[RAW_NULL], "predict"));
     DM_TRY(record_derive(r, n_times, times, x, &flags));
     bool mean = info->prediction == DEMIST_PREDICT_MEAN, logvar = flags & DERIVE_LOGVAR;
     for (int id = X0; id <= V; id++)
@@ -1028,14 +1114,9 @@ static demist_status run_write(demist_run *run, demist_tensor *x, const float *h
     return write_tensor(r, x, host);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-/* One image; abs is scratch of n floats. */
-static double reduce_image(demist_reduce_op op, double param, const float *x, int64_t n, float *abs)
+/* One image; magnitudes: scratch [n]. */
+static double reduce_image(demist_reduce_op op, double param, const float *x, int64_t n,
+                           double *magnitudes)
 {
     double sum = 0;
     switch (op) {
@@ -1055,11 +1136,8 @@ static double reduce_image(demist_reduce_op op, double param, const float *x, in
         break;
     }
     for (int64_t i = 0; i < n; i++)
-        abs[i] = fabsf(x[i]);
-    qsort(abs, (size_t)n, sizeof *abs, by_value);
-    double at = param * (double)(n - 1);
-    int64_t below = (int64_t)at, above = below + 1 < n ? below + 1 : below;
-    return abs[below] + (at - (double)below) * ((double)abs[above] - abs[below]);
+        magnitudes[i] = fabs((double)x[i]);
+    return dm_quantile(magnitudes, n, param);
 }
 
 static demist_status run_reduce(demist_run *run, demist_reduce_op op, double param,
@@ -1073,7 +1151,7 @@ static demist_status run_reduce(demist_run *run, demist_reduce_op op, double par
     DM_TRY(run_read(run, x, r->host));
     for (int64_t i = 0; i < r->n; i++)
         host[i] =
-            reduce_image(op, param, r->host + i * run->n_elements, run->n_elements, r->host_x0);
+            reduce_image(op, param, r->host + i * run->n_elements, run->n_elements, r->magnitudes);
     return DEMIST_OK;
 }
 
@@ -1152,9 +1230,10 @@ demist_status dm_runner_create(const struct dm_runner_options *options, struct d
     r->host = malloc(elements * sizeof(float));
     r->host_x0 = malloc(elements * sizeof(float));
     r->times = malloc((size_t)options->max_batch * sizeof(float));
+    r->magnitudes = malloc((size_t)network->n_elements * sizeof *r->magnitudes);
     size_t raw = options->evaluated ? (size_t)options->model->raw_elements : 0;
     r->host_raw = malloc((size_t)options->max_batch * raw * sizeof(float) + 1);
-    bool ok = r->host && r->host_x0 && r->times && r->host_raw;
+    bool ok = r->host && r->host_x0 && r->times && r->magnitudes && r->host_raw;
     demist_status status = ok ? DEMIST_OK : out_of_memory(r);
     for (int i = 0; status == DEMIST_OK && i < N_FIXED; i++) {
         demist_tensor *t;
@@ -1198,6 +1277,7 @@ void dm_runner_destroy(struct dm_runner *r)
     free(r->host_x0);
     free(r->host_raw);
     free(r->times);
+    free(r->magnitudes);
     free(r);
 }
 

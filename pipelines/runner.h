@@ -38,6 +38,7 @@ struct dm_runner_options {
     struct dm_noise_source *noise;
     int64_t max_batch;
     bool clip;             /* x_0 to the network's range */
+    double threshold;      /* with clip: dynamic thresholding at this quantile; 0: a clamp */
     double guidance_scale; /* 1: none */
     bool check_every_step; /* for non-finite values; always done at the end */
     /* After each step: x and x0 are NULL unless wants_data; false stops the run. */

@@ -161,6 +161,7 @@ static demist_status open_job(struct job *job, struct dm_error *err)
         .noise = job->noise,
         .max_batch = job->max_batch,
         .clip = s->clip,
+        .threshold = s->threshold,
         .guidance_scale = guided ? c->sample.guidance_scale : 1,
         .check_every_step = s->device.type == DEMIST_DEVICE_CPU && !job->hooks->keep_nonfinite,
         .emit = emit,

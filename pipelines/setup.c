@@ -75,8 +75,16 @@ static demist_status open_network(struct dm_setup *s, struct dm_error *err)
     demist_status status =
         dm_network_open(&s->network, &instance, c->network.checkpoint, c->network.prefix, err);
     DM_TRY(where_configured(s, DEMIST_NETWORK, status, err));
-    s->clip = c->sample.clip_denoised == DM_AUTO ? s->network.info.clip_denoised
-                                                 : c->sample.clip_denoised == DM_TRUE;
+    const demist_network_info *info = &s->network.info;
+    s->threshold = c->sample.dynamic_threshold;
+    s->clip = s->threshold > 0 ||
+              (c->sample.clip_denoised == DM_AUTO ? info->clip_denoised
+                                                  : c->sample.clip_denoised == DM_TRUE);
+    if (s->threshold > 0 && !(info->clip_high > 0 && info->clip_low == -info->clip_high))
+        return dm_fail(err, DEMIST_INCOMPATIBLE,
+                       "[sample] dynamic_threshold scales x_0 about 0, and the data of network %s "
+                       "are in [%g, %g]: set it to 0",
+                       c->network.use, info->clip_low, info->clip_high);
     return DEMIST_OK;
 }
 

@@ -35,7 +35,8 @@ struct dm_setup {
     struct dm_process *process;
     struct dm_network network;
     struct dm_device device;
-    bool clip;
+    bool clip;        /* x_0 to the network's range, by a clamp or by thresholding */
+    double threshold; /* dynamic thresholding: the quantile; 0: none */
 };
 
 /* The document must outlive the setup. needs: DM_NEED_… */

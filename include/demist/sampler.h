@@ -9,8 +9,8 @@
  *
  * predict, lincomb, map and noise are deferred: arguments are copied, execution follows program
  * order, and an error may surface at a later call. Only read, reduce, an emit whose consumer needs
- * data, and the return wait. Tensors hold float32 for n_images images, whatever the backend's
- * precision; coefficients are float64.
+ * data, a predict that thresholds, and the return wait. Tensors hold float32 for n_images images,
+ * whatever the backend's precision; coefficients are float64.
  *
  * All functions of demist_run: [the thread that called sample, during sample]. */
 #ifndef DEMIST_SAMPLER_H

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 enum { T = MIXTURE_T };
-enum { PREDICT, LEARNED, POISON };
+enum { PREDICT, LEARNED, POISON, LOW };
 
 static const char *const predictions[] = {"eps", "x0", "v", NULL};
 static const char *const variances[] = {"none", "range", "logvar", NULL};
@@ -29,12 +29,18 @@ static const demist_option poison = {.size = sizeof poison,
                                      .doc = "whether it yields NaN below t = 500",
                                      .type = DEMIST_OPTION_BOOL,
                                      .default_value = "false"};
-static const demist_option *const options[] = {&predict, &learned, &poison, NULL};
+static const demist_option low = {.size = sizeof low,
+                                  .key = "low",
+                                  .doc = "the lower end of the range that it claims",
+                                  .type = DEMIST_OPTION_FLOAT,
+                                  .default_value = "-1"};
+static const demist_option *const options[] = {&predict, &learned, &poison, &low, NULL};
 
 struct mixture {
     const demist_host *host;
     int predict, learned;
     bool poison;
+    double low;
 };
 
 static demist_status create(const demist_host *host, const demist_value *const *values, void **self)
@@ -43,7 +49,7 @@ static demist_status create(const demist_host *host, const demist_value *const *
     if (!s)
         return DEMIST_NO_MEMORY;
     *s = (struct mixture){host, (int)values[PREDICT]->integer, (int)values[LEARNED]->integer,
-                          values[POISON]->boolean};
+                          values[POISON]->boolean, values[LOW]->number};
     *self = s;
     return DEMIST_OK;
 }
@@ -68,7 +74,7 @@ static demist_status describe(void *self, demist_builder *b, demist_network_info
     info->time = DEMIST_TIME_INDEX;
     info->rank = 1;
     info->shape[0] = 2;
-    info->clip_low = -1;
+    info->clip_low = s->low;
     info->clip_high = 1;
     return DEMIST_OK;
 }

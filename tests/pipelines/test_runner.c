@@ -227,6 +227,26 @@ static void test_a_roundabout_ddim_is_ddim(void **state)
     recording_free(&want);
 }
 
+/* Thresholding looks at x_0 in the middle of predict, and has a coefficient per image of its own.
+ */
+static void test_a_roundabout_ddim_is_thresholded_alike(void **state)
+{
+    static const char *const backends[] = {"backend.use=reference", "backend.use=cpu"};
+    for (int b = 0; b < 2; b++) {
+        const char *overrides[] = {backends[b], "sample.dynamic_threshold=0.7",
+                                   "network.mixture.predict=v", "sampler.use=ddim", NULL};
+        struct recording want = run(1, false, overrides), unlike = run(1, false, NULL);
+        probe = roundabout;
+        overrides[3] = "sampler.use=probe";
+        struct recording got = run(1, false, overrides);
+        assert_true(max_difference(got.x0, want.x0, want.n * want.elements) < 2e-5);
+        assert_true(max_difference(unlike.x0, want.x0, want.n * want.elements) > 1e-2);
+        recording_free(&got);
+        recording_free(&want);
+        recording_free(&unlike);
+    }
+}
+
 /* The state that is asked about may be the last prediction itself. */
 static demist_status asks_about_its_answer(demist_run *run, demist_tensor *x)
 {
@@ -247,14 +267,18 @@ static demist_status asks_about_a_copy(demist_run *run, demist_tensor *x)
 
 static void test_a_prediction_may_be_predicted_from(void **state)
 {
-    const char *const overrides[] = {"sampler.use=probe", NULL};
-    probe = asks_about_a_copy;
-    struct recording want = run(1, false, overrides);
-    probe = asks_about_its_answer;
-    struct recording got = run(1, false, overrides);
-    assert_true(max_difference(got.x0, want.x0, want.n * want.elements) < 1e-5);
-    recording_free(&got);
-    recording_free(&want);
+    static const char *const thresholds[] = {"sample.dynamic_threshold=0",
+                                             "sample.dynamic_threshold=0.7"};
+    for (int i = 0; i < 2; i++) {
+        const char *const overrides[] = {"sampler.use=probe", thresholds[i], NULL};
+        probe = asks_about_a_copy;
+        struct recording want = run(1, false, overrides);
+        probe = asks_about_its_answer;
+        struct recording got = run(1, false, overrides);
+        assert_true(max_difference(got.x0, want.x0, want.n * want.elements) < 1e-5);
+        recording_free(&got);
+        recording_free(&want);
+    }
 }
 
 /* One map or reduce against its definition on values that the test wrote. */
@@ -451,6 +475,7 @@ int main(void)
         cmocka_unit_test(test_threads_batches_and_recording_change_no_bit),
         cmocka_unit_test(test_seeds_and_images_differ),
         cmocka_unit_test(test_a_roundabout_ddim_is_ddim),
+        cmocka_unit_test(test_a_roundabout_ddim_is_thresholded_alike),
         cmocka_unit_test(test_a_prediction_may_be_predicted_from),
         cmocka_unit_test(test_maps_and_reductions_are_what_they_say),
         cmocka_unit_test(test_a_prediction_holds_until_the_next),
