@@ -197,6 +197,12 @@ static demist_status parse(const struct dm_run_config *config, const struct dm_i
     if (context[0] && (context[0] == '@' ? read_vectors(context + 1, l, err)
                                          : parse_vectors(context, l, err)) != DEMIST_OK)
         return dm_fail_where(err, "%s: [sample] context", where(ini, "context"));
+    if (config->sample.guidance_scale != 1 && !dm_network_guidable(net))
+        return dm_fail(err, DEMIST_CONFIG,
+                       "%s: [sample] guidance_scale: network %s as configured has no way to say "
+                       "\"no condition\" (it was not trained with one), so there is nothing to "
+                       "guide away from: remove the key",
+                       where(ini, "guidance_scale"), network);
     DM_TRY(parse_low_res(config, ini, net, l, err));
     if (l->n_labels == 0 && info->n_classes > 0)
         return dm_fail(err, DEMIST_CONFIG,

@@ -130,6 +130,13 @@ const demist_node *dm_network_input(const struct dm_network *network, demist_rol
     return input_of(network->graph, role);
 }
 
+bool dm_network_guidable(const struct dm_network *network)
+{
+    const demist_network_info *info = &network->info;
+    return (info->n_classes > 0 && info->null_class >= 0) ||
+           (info->context_size > 0 && info->null_context);
+}
+
 /* ---------------------------------------------------------------- on a device */
 
 /* Buffers for the input of that role, if the graph has one. */
@@ -246,13 +253,8 @@ demist_status dm_model_condition(struct dm_model *model, int64_t n,
 {
     const demist_network_info *info = &model->network->info;
     const char *name = model->network->instance.cls->name;
-    bool has_null =
-        (model->label[0] && info->null_class >= 0) || (model->context[0] && info->null_context);
-    if (guided && !has_null)
-        return dm_fail(err, DEMIST_CONFIG,
-                       "[sample] guidance_scale: network %s has no way to say \"no condition\" "
-                       "(it was not trained with one), so there is nothing to guide away from",
-                       name);
+    if (guided && !dm_network_guidable(model->network))
+        return dm_fail(err, DEMIST_UNSUPPORTED, "network %s cannot be guided", name);
     if (model->label[0] && !conditions->labels)
         return dm_fail(err, DEMIST_CONFIG,
                        "network %s is class-conditional (%lld classes): set [sample] labels", name,

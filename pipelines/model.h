@@ -24,6 +24,9 @@ void dm_network_close(struct dm_network *network); /* a zeroed one is legal */
 /* The input of that role of the graph `denoise`, NULL when it has none. */
 const demist_node *dm_network_input(const struct dm_network *network, demist_role role);
 
+/* Whether it can be evaluated without its condition: it has a null class or a null context. */
+bool dm_network_guidable(const struct dm_network *network);
+
 /* Conditions of a batch; NULL members where the network has no such input. */
 struct dm_conditions {
     const int64_t *labels; /* [n] */

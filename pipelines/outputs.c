@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum {
     GIF_FRAMES = 40,
@@ -395,6 +396,28 @@ const char *const *dm_outputs_files(const struct dm_outputs *out, size_t *n)
 }
 
 /* ---------------------------------------------------------------- while the run goes on */
+
+static bool is_name(const struct dm_outputs *out, const char *name)
+{
+    for (int i = 0; i < N_FORMATS; i++)
+        if (wants(out, formats[i].format) && strcmp(name, formats[i].file) == 0)
+            return true;
+    return (wants(out, DM_FORMAT_PNG) && strncmp(name, "image-", 6) == 0) ||
+           (out->o.every > 0 && strncmp(name, "step-", 5) == 0);
+}
+
+bool dm_outputs_makes(const struct dm_outputs *out, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    if (!is_name(out, name))
+        return false;
+    char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    struct stat its, ours;
+    const bool same = dir && stat(dir, &its) == 0 && stat(out->dir.path, &ours) == 0 &&
+                      its.st_dev == ours.st_dev && its.st_ino == ours.st_ino;
+    free(dir);
+    return same;
+}
 
 bool dm_outputs_wants_states(const struct dm_outputs *out)
 {

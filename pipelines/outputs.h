@@ -61,6 +61,9 @@ demist_status dm_outputs_open(const struct dm_output_options *options,
                               const struct dm_output_data *data, struct dm_outputs **out,
                               struct dm_error *err);
 
+/* Whether the run may write a file of that path by itself. */
+bool dm_outputs_makes(const struct dm_outputs *out, const char *path);
+
 /* Whether any intermediate state is of use. */
 bool dm_outputs_wants_states(const struct dm_outputs *out);
 

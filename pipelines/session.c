@@ -362,10 +362,18 @@ static demist_status open_listeners(struct run *run, const struct dm_log *log, s
     if (!run->description)
         return dm_fail_memory(err, "the run's description");
     DM_TRY(create_result(run, err));
-    if (run->options->trajectory)
-        DM_TRY(dm_trajectory_create(&run->setup, run->options->trajectory, &run->trajectory, err));
     bool wanted = run->options->write_outputs && run->setup.config.output.formats; /* "": none */
-    return wanted ? open_outputs(run, log, err) : DEMIST_OK;
+    if (wanted)
+        DM_TRY(open_outputs(run, log, err));
+    const char *trajectory = run->options->trajectory;
+    if (!trajectory)
+        return DEMIST_OK;
+    if (run->outputs && dm_outputs_makes(run->outputs, trajectory))
+        return dm_fail(err, DEMIST_INVALID,
+                       "the trajectory's file %s is one that the run's [output] formats write: "
+                       "give it another name",
+                       trajectory);
+    return dm_trajectory_create(&run->setup, trajectory, &run->trajectory, err);
 }
 
 static demist_status list_files(struct run *run, struct dm_error *err)

@@ -11,20 +11,22 @@ static demist_status need_name(const struct dm_setup *s, demist_kind kind, const
 {
     if (use && use[0])
         return DEMIST_OK;
-    const char *section = dm_kind_name(kind);
+    const char *name = dm_kind_name(kind);
+    const struct dm_ini_section *section = dm_ini_find_section(s->ini, name);
     return dm_fail(err, DEMIST_CONFIG,
                    "%s: [%s] use is not set: name one, as in \"use = %s\"; `demist plugins` lists "
                    "what is installed",
-                   s->ini->file, section, example);
+                   section ? section->where : s->ini->file, name, example);
 }
 
-/* Puts the place where the name was written before the error. */
+/* Puts the place where the name was written, or else its section, before the error. */
 static demist_status where_used(const struct dm_setup *s, demist_kind kind, demist_status status,
                                 struct dm_error *err)
 {
     const struct dm_ini_entry *entry = dm_ini_find(s->ini, dm_kind_name(kind), "use");
-    if (status != DEMIST_OK && entry)
-        dm_fail_where(err, "%s", entry->where);
+    const struct dm_ini_section *section = dm_ini_find_section(s->ini, dm_kind_name(kind));
+    if (status != DEMIST_OK && (entry || section))
+        dm_fail_where(err, "%s", entry ? entry->where : section->where);
     return status;
 }
 

@@ -52,6 +52,16 @@ class Configuration(CommandTest):
         self.refuses(2, 'images', 'five', 'expected')
         self.starts_with('run.ini:%d: ' % self.line_of('images'))
 
+    def test_guidance_of_a_network_that_knows_none(self):
+        self.config('images = 5', 'images = 5\nguidance_scale = 2')
+        self.refuses(2, 'guidance_scale', 'no condition')
+        self.starts_with('run.ini:%d: ' % self.line_of('guidance_scale'))
+
+    def test_options_of_the_default_backend_are_placed_at_their_section(self):
+        self.config('use = reference\n', 'precision = tf32\n')
+        self.refuses(2, 'precision = tf32')
+        self.starts_with('run.ini:%d: ' % self.line_of('[backend]'))
+
     def test_range_of_large_numbers_is_told(self):
         self.refuses(2, 'from 0 to 9223372036854774784',
                      args=('sample', 'run.ini', '--set', 'sample.seed=18446744073709551615'))
@@ -225,6 +235,12 @@ class Sample(CommandTest):
                       'sample.batch=5')
         after = read_tensors(self.path('t.safetensors'))[0]
         self.assertEqual(after, read_tensors(self.write('before', before))[0])
+
+    def test_trajectory_replaces_none_of_the_results(self):
+        for name in 'out/samples.npy', './out//samples.npy':
+            self.refuses(1, 'samples.npy', 'another name',
+                         args=('sample', 'run.ini', '--trajectory', name))
+        self.succeeds('sample', 'run.ini', '--trajectory', 'out/t.safetensors')
 
     def test_trajectory_of_a_path_has_its_times(self):
         self.config('use = linear', 'use = straight')
