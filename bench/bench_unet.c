@@ -1,12 +1,9 @@
 /* Milliseconds of one evaluation of improved-diffusion's CIFAR U-Net on a backend, with random
  * weights, and where the time goes. Compiled once for each backend with BACKEND, its name.
  *
- *     bench_BACKEND_unet [threads [OPTION [profile [FILE]]]]
+ *     bench_BACKEND_unet [threads [OPTION [profile]]]
  *
- * OPTION is one of the backend ("isa=avx2", "device=gpu").
- *
- * FILE receives the parameters, an input and the output for bench_cpu_unet.py, which times PyTorch
- * on the same and compares. */
+ * OPTION is one of the backend ("isa=avx2", "device=gpu"). cpu_peers.py compares with others. */
 #include "testing.h"
 
 #include "harness.h"
@@ -50,29 +47,6 @@ static void fill(float *x, int64_t n)
     }
 }
 
-static void dump(const char *path, const demist_graph *graph, const float *x, const float *t,
-                 const float *out, int n)
-{
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    for (int i = 0; i < graph->n_params; i++) {
-        const demist_node *p = graph->params[i];
-        fprintf(file, "%s %d", p->name, p->rank);
-        for (int k = 0; k < p->rank; k++)
-            fprintf(file, " %lld", (long long)p->shape[k]);
-        fputc('\n', file);
-        fwrite(p->data, 4, (size_t)demist_elements(p), file);
-    }
-    const size_t images = (size_t)n * 32 * 32;
-    fprintf(file, "x 4 %d 3 32 32\n", n);
-    fwrite(x, 4, images * 3, file);
-    fprintf(file, "t 1 %d\n", n);
-    fwrite(t, 4, (size_t)n, file);
-    fprintf(file, "expected 4 %d 6 32 32\n", n);
-    fwrite(out, 4, images * 6, file);
-    fclose(file);
-}
-
 static int by_seconds(const void *a, const void *b)
 {
     const demist_node_profile *x = *(const demist_node_profile *const *)a;
@@ -106,7 +80,7 @@ static void print_profile(struct harness_program *p)
             printf("  all %-18s %5.1f %%\n", demist_op_name((demist_op)op), 100 * ops[op] / all);
 }
 
-static void run(struct harness *h, const demist_graph *graph, int n, bool profile, const char *path)
+static void run(struct harness *h, const demist_graph *graph, int n, bool profile)
 {
     struct harness_program p;
     static float x[16 * 3 * 32 * 32], t[16];
@@ -137,11 +111,6 @@ static void run(struct harness *h, const demist_graph *graph, int n, bool profil
         compiled, (double)info.param_bytes / 1e6, (double)info.arena_bytes / 1e6);
     if (profile)
         print_profile(&p);
-    if (path) {
-        float *out = harness_get(&p, 0, n);
-        dump(path, graph, x, t, out, n);
-        free(out);
-    }
     harness_program_finish(&p);
 }
 
@@ -161,7 +130,7 @@ int main(int argc, char **argv)
         fail_msg("%s", err.text);
     const bool profile = argc > 3 && strcmp(argv[3], "profile") == 0;
     for (int n = 1; n <= 16; n *= 4)
-        run(&h, dm_graph_view(lowered.graph), n, profile, n == 4 && argc > 4 ? argv[4] : NULL);
+        run(&h, dm_graph_view(lowered.graph), n, profile);
     dm_graph_destroy(lowered.graph);
     dm_graph_destroy(graph);
     unet_release(weights);
