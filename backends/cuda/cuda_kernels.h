@@ -19,7 +19,7 @@ enum cu_type { CU_F32, CU_I32, CU_F16, CU_BF16 };
 enum {
     CU_MAX_OPERANDS = 14, /* values that one kernel reads beside its main one */
     CU_MAX_CHAIN = 24,    /* nodes of one fused kernel */
-    CU_MAX_CODE = 48,
+    CU_MAX_CODE = 80,
     CU_MAX_NUMBERS = 48,
     CU_MAX_AXES = 8,
 };
@@ -134,6 +134,137 @@ extern const struct cu_product_kernel cu_product_kernels[];
 extern const int cu_n_product_kernels;
 
 cudaError_t cu_run_product_simt(cudaStream_t stream, const void *product);
+
+/* --- elementwise (cuda_map.cu) --- */
+
+struct cu_map_operand {
+    const void *at;
+    int32_t type, spare;
+    int64_t stride[CU_MAX_AXES]; /* elements */
+};
+
+/* y = code(operands), over a nest of axes, the innermost last; the accumulator starts as 0. */
+struct cu_map {
+    void *y;
+    int32_t y_type, n_axes;
+    int32_t size[CU_MAX_AXES];
+    int64_t y_stride[CU_MAX_AXES];
+    struct cu_code code;
+    struct cu_map_operand operand[CU_MAX_OPERANDS];
+};
+
+cudaError_t cu_run_map(cudaStream_t stream, const void *map);
+
+/* --- reductions (cuda_rows.cu) --- */
+
+/* Rows of `length` elements, one behind another. */
+struct cu_rows {
+    const void *x;
+    void *y;
+    int32_t x_type, y_type;
+    int32_t rows, length;
+    float divisor;  /* of a sum */
+    int32_t images; /* image_sum: rows are images there, `length` their elements */
+};
+
+cudaError_t cu_run_row_sum(cudaStream_t stream, const void *rows);
+cudaError_t cu_run_row_max(cudaStream_t stream, const void *rows);
+cudaError_t cu_run_row_softmax(cudaStream_t stream, const void *rows);
+cudaError_t cu_run_image_sum(cudaStream_t stream, const void *rows);
+
+/* --- normalisation (cuda_norms.cu) --- */
+
+struct cu_norm_operand {
+    const void *at;
+    int32_t type, spare;
+    int64_t stride[2]; /* elements: image, channel */
+};
+
+/* y = code((x − mean)/√(variance + eps)) with mean and variance over `members` neighbouring
+ * channels of all pixels. x and y: [rows][pixels][channels], channels contiguous; operands are per
+ * image, which is row / rows_per_image, and channel. */
+struct cu_norm {
+    const void *x;
+    void *y;
+    int32_t x_type, y_type;
+    int32_t rows, pixels, channels, members, rows_per_image;
+    float eps;
+    int64_t x_stride[2], y_stride[2]; /* elements: row, pixel */
+    struct cu_code code;
+    struct cu_norm_operand operand[CU_MAX_OPERANDS];
+};
+
+cudaError_t cu_run_norm(cudaStream_t stream, const void *norm);
+
+/* --- attention (cuda_attention.cu) --- */
+
+/* y[z, l, e] = Σ_m p[l, m]·v[z, m, e], p = softmax_m(scale·Σ_d q[z, l, d]·k[z, m, d]); d of q and k
+ * and e of v and y are contiguous. z = z0·z_inner + z1: images and heads. */
+struct cu_attention {
+    const void *q, *k, *v;
+    void *y;
+    int32_t q_type, k_type, v_type, y_type;
+    int32_t z, z_inner;
+    int32_t queries, keys, depth, columns; /* sizes of l, m, d, e */
+    int32_t causal, z_first;
+    float scale;
+    int64_t q_stride[3], k_stride[3], v_stride[3], y_stride[3]; /* elements: z0, z1, l or m */
+};
+
+cudaError_t cu_run_attention(cudaStream_t stream, const void *attention);
+
+/* --- images, embeddings, noise (cuda_space.cu, cuda_philox.cu) --- */
+
+/* One thread an element of y, [n, c, height, width] by strides. */
+struct cu_image {
+    const void *x;
+    void *y;
+    int32_t x_type, y_type;
+    int32_t images, channels, height, width;
+    int32_t in_height, in_width;
+    int32_t kernel[2], stride[2];
+    int64_t x_stride[4], y_stride[4]; /* elements: image, channel, row, column */
+};
+
+cudaError_t cu_run_pool_max(cudaStream_t stream, const void *image);
+cudaError_t cu_run_pool_mean(cudaStream_t stream, const void *image);
+cudaError_t cu_run_resize(cudaStream_t stream, const void *image);
+
+struct cu_embedding {
+    const void *table;
+    const int32_t *ids;
+    void *y;
+    int32_t table_type, y_type;
+    int32_t n_ids, rows, width;
+    int64_t table_stride[2]; /* elements: row, column */
+};
+
+cudaError_t cu_run_embedding(cudaStream_t stream, const void *embedding);
+
+struct cu_philox {
+    float *y;
+    const demist_scalar *slots; /* device */
+    int32_t seed_slot, draw_slot, image_slot, per_image;
+    int32_t images;
+    uint32_t purpose;
+    int64_t elements; /* of one image */
+    float lo, hi;     /* uniform */
+};
+
+cudaError_t cu_run_normal(cudaStream_t stream, const void *philox);
+cudaError_t cu_run_uniform(cudaStream_t stream, const void *philox);
+
+/* --- scalar slots (cuda_map.cu) --- */
+
+enum { CU_SLOTS_AT_ONCE = 256 };
+
+struct cu_slots {
+    demist_scalar *to; /* device */
+    int32_t n, spare;
+    demist_scalar value[CU_SLOTS_AT_ONCE];
+};
+
+cudaError_t cu_run_slots(cudaStream_t stream, const void *slots);
 
 #ifdef __cplusplus
 }

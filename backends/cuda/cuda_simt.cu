@@ -1,9 +1,21 @@
 /* The product kernel that computes everything: float32 multiply-adds on tiles in shared memory.
- * 64 x 64 results a block, 4 x 4 a thread; each is one chain in the order of taps and channels, so
- * that neither the batch nor the place changes a bit. */
+ * 64 x 64 results a block, 4 x 4 a thread, each in the order of taps and channels, so that neither
+ * the batch nor the place changes a bit. A sum of parts of about PART products has a rounding error
+ * that grows with the square roots of PART and of their number, not with the whole length. */
 #include "cuda_product.cuh"
 
-enum { SIDE = 64, STEP = 16, THREADS = 256, MAX_Z = 65535 };
+enum { SIDE = 64, STEP = 16, THREADS = 256, MAX_Z = 65535, PART = 128 };
+
+static __device__ __forceinline__ void end_part(float (&sum)[4][4], float (&part)[4][4])
+{
+#pragma unroll
+    for (int r = 0; r < 4; r++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            sum[r][c] += part[r][c];
+            part[r][c] = 0;
+        }
+}
 
 static __global__ __launch_bounds__(THREADS) void product_simt(const __grid_constant__ cu_product p)
 {
@@ -16,13 +28,14 @@ static __global__ __launch_bounds__(THREADS) void product_simt(const __grid_cons
     const int64_t a_z = z0 * p.a_z[0] + z1 * p.a_z[1], b_z = z0 * p.b_z[0] + z1 * p.b_z[1];
     /* This thread loads channel item % 16 of rows item / 16 + 0, 16, 32, 48. */
     cu_place from[4];
-    float sum[4][4];
+    float sum[4][4], part[4][4];
+    int summed = 0; /* in this part */
 #pragma unroll
     for (int r = 0; r < 4; r++) {
         from[r] = cu_place_of(p, min(row0 + q + 16 * r, p.rows - 1));
 #pragma unroll
         for (int c = 0; c < 4; c++)
-            sum[r][c] = 0;
+            sum[r][c] = part[r][c] = 0;
     }
     for (int t = 0; t < p.n_taps; t++) {
         const int dy = p.taps[2 * t], dx = p.taps[2 * t + 1];
@@ -57,11 +70,17 @@ static __global__ __launch_bounds__(THREADS) void product_simt(const __grid_cons
                 for (int r = 0; r < 4; r++)
 #pragma unroll
                     for (int c = 0; c < 4; c++)
-                        sum[r][c] = fmaf(a[r], b[c], sum[r][c]);
+                        part[r][c] = fmaf(a[r], b[c], part[r][c]);
             }
             __syncthreads();
+            summed += steps;
+            if (summed < PART)
+                continue;
+            summed = 0;
+            end_part(sum, part);
         }
     }
+    end_part(sum, part);
 #pragma unroll 1
     for (int r = 0; r < 4; r++) {
         const int row = row0 + q * 4 + r, column = column0 + x * 4;

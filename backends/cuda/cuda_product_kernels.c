@@ -1,0 +1,15 @@
+/* The kernels that compute products, from the one that computes all to the one that is the
+ * likeliest to be fast where it fits. */
+#include "cuda_kernels.h"
+
+static bool always(const struct cu_product *product, int capability)
+{
+    (void)product;
+    (void)capability;
+    return true;
+}
+
+const struct cu_product_kernel cu_product_kernels[] = {
+    {"simt", always, cu_run_product_simt},
+};
+const int cu_n_product_kernels = (int)(sizeof cu_product_kernels / sizeof cu_product_kernels[0]);

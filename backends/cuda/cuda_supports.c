@@ -1,0 +1,91 @@
+/* Which nodes the backend computes, and which chains as one. */
+#include "cuda_program.h"
+
+#include <string.h>
+
+static bool only_moves(demist_op op)
+{
+    return op == DEMIST_OP_CAST || op == DEMIST_OP_RESHAPE || op == DEMIST_OP_TRANSPOSE ||
+           op == DEMIST_OP_SLICE || op == DEMIST_OP_CONCAT || op == DEMIST_OP_PAD ||
+           op == DEMIST_OP_EXPAND;
+}
+
+static bool type_fits(const demist_node *node, int32_t i)
+{
+    const demist_dtype dtype = node->inputs[i]->dtype;
+    if (only_moves(node->op))
+        return dtype == DEMIST_F32 || dtype == DEMIST_I32;
+    return dtype == (node->op == DEMIST_OP_EMBEDDING && i == 1 ? DEMIST_I32 : DEMIST_F32);
+}
+
+static const char *why_not(const demist_node *node)
+{
+    if (node->dtype != DEMIST_F32 && node->dtype != DEMIST_I32)
+        return "the cuda backend computes f32 and i32 values only";
+    if (strcmp(demist_op_name(node->op), "unknown") == 0)
+        return "the cuda backend does not know this op: it is older than the graph";
+    for (int32_t i = 0; i < node->n_inputs && node->op != DEMIST_OP_FUSED; i++)
+        if (!type_fits(node, i))
+            return "an input has an element type that the op does not take";
+    const bool product = node->op == DEMIST_OP_CONV2D || node->op == DEMIST_OP_CONV_TRANSPOSE2D ||
+                         node->op == DEMIST_OP_LINEAR;
+    if (product && demist_is_batched(node->inputs[1]))
+        return "weights that differ from image to image are for matmul";
+    if (node->op == DEMIST_OP_LINCOMB && node->n_inputs > CU_MAX_OPERANDS)
+        return "lincomb takes 7 terms at most here";
+    return NULL;
+}
+
+static bool same_shape(const demist_node *a, const demist_node *b)
+{
+    return a->rank == b->rank &&
+           memcmp(a->shape, b->shape, sizeof *a->shape * (size_t)a->rank) == 0;
+}
+
+/* Whether body[i] can follow a product: a batch_norm over its columns, or elementwise. */
+static bool follows_product(const demist_node *fused, int32_t i)
+{
+    const demist_node *node = fused->body[i], *first = fused->body[0];
+    if (node->op == DEMIST_OP_BATCH_NORM)
+        return node->inputs[0] == fused->body[i - 1] &&
+               (first->op != DEMIST_OP_LINEAR || first->rank == 2);
+    return cu_is_elementwise(node->op) && node->op != DEMIST_OP_LINCOMB && first->rank <= 4;
+}
+
+static const char *why_not_fused(const demist_node *fused)
+{
+    const demist_node *first = fused->n_body > 0 ? fused->body[0] : NULL;
+    const demist_pattern pattern = (demist_pattern)fused->attrs.fused.pattern;
+    /* A bias, a folded norm and statistics are operands beside the node's inputs. */
+    if (!first || fused->n_inputs + 4 > CU_MAX_OPERANDS || fused->n_body + 4 > CU_MAX_CHAIN)
+        return "too many inputs or ops for one kernel";
+    for (int32_t i = 0; i < fused->n_body; i++) {
+        const demist_node *node = fused->body[i];
+        const char *why = why_not(node);
+        if (why)
+            return why;
+        bool fits = same_shape(node, fused);
+        if (i == 0 && pattern == DEMIST_PATTERN_PRODUCT)
+            fits = fits && (node->op == DEMIST_OP_CONV2D || node->op == DEMIST_OP_LINEAR ||
+                            node->op == DEMIST_OP_CONV_TRANSPOSE2D);
+        else if (i == 0 && pattern == DEMIST_PATTERN_NORM)
+            fits = fits && (node->op == DEMIST_OP_GROUP_NORM || node->op == DEMIST_OP_BATCH_NORM ||
+                            node->op == DEMIST_OP_LAYER_NORM);
+        else if (pattern == DEMIST_PATTERN_PRODUCT)
+            fits = fits && follows_product(fused, i);
+        else
+            fits = fits && cu_is_elementwise(node->op) && node->op != DEMIST_OP_LINCOMB;
+        if (!fits)
+            return "an op of the chain is not computed with the ones before it";
+    }
+    return NULL;
+}
+
+bool cu_supports(demist_device *device, const demist_node *node, const char **why)
+{
+    (void)device;
+    *why = why_not(node);
+    if (!*why && node->op == DEMIST_OP_FUSED)
+        *why = why_not_fused(node);
+    return *why == NULL;
+}
