@@ -12,11 +12,11 @@ import argparse
 import json
 import os
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
 import time
+
+from peerlib import cpu_name, run, write_safetensors
 
 T, BETA = 500, (1e-4, 0.02)
 
@@ -128,15 +128,6 @@ def ddim(torch, net, x, c, steps):
     return x
 
 
-def write_safetensors(path, name, array):
-    data = array.tobytes()
-    header = json.dumps({name: {"dtype": "F32", "shape": list(array.shape),
-                                "data_offsets": [0, len(data)]}}).encode()
-    header += b" " * (-len(header) % 8)
-    with open(path, "wb") as f:
-        f.write(struct.pack("<Q", len(header)) + header + data)
-
-
 def torch_side(args):
     """One process of PyTorch: samples, writes the result, prints the seconds a step takes."""
     import numpy
@@ -155,18 +146,6 @@ def torch_side(args):
             seconds.append((time.perf_counter() - start) / args.steps)
     numpy.save(args.result, result.numpy())
     print(statistics.median(seconds) if seconds else 0)
-
-
-def cpu_name():
-    with open("/proc/cpuinfo") as f:
-        names = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
-    return f"{names[0]}, {len(os.sched_getaffinity(0))} cores" if names else "unknown CPU"
-
-
-def wall(command, **kwargs):
-    start = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True, **kwargs)
-    return time.perf_counter() - start, done.stdout
 
 
 def main():
@@ -192,7 +171,7 @@ def main():
         for images in (1, 4, 16):
             noise = numpy.random.default_rng(0).standard_normal((images, 3, 16, 16), numpy.float32)
             numpy.save(f"{work}/x.npy", noise)
-            write_safetensors(f"{work}/x.safetensors", "x_T", noise)
+            write_safetensors(f"{work}/x.safetensors", {"x_T": noise})
             with open(f"{work}/run.ini", "w") as f:
                 f.write(INI.format(checkpoint=os.path.abspath(args.checkpoint), steps=args.steps,
                                    images=images, noise=f"{work}/x.safetensors", out=work))
@@ -203,11 +182,11 @@ def main():
                       "--result", f"{work}/torch.npy", "--steps", str(args.steps)]
             cold = {"demist": [], "torch": []}
             for _ in range(args.runs): # alternately, so that both see the same machine
-                cold["demist"].append(wall(ours)[0])
-                cold["torch"].append(wall(theirs, env=env)[0])
+                cold["demist"].append(run(ours)[0])
+                cold["torch"].append(run(theirs, env=env)[0])
             difference = abs(numpy.load(f"{work}/samples.npy") - numpy.load(f"{work}/torch.npy")).max()
-            step = float(wall(theirs + ["--repeat", str(args.runs)], env=env)[1])
-            chain = json.loads(wall([args.demist, "bench", f"{work}/run.ini", "--backends", "cpu",
+            step = float(run(theirs + ["--repeat", str(args.runs)], env=env)[1])
+            chain = json.loads(run([args.demist, "bench", f"{work}/run.ini", "--backends", "cpu",
                                      "--json", "--threads", str(args.threads)])[1])
             ours_step = chain["backends"][0]["ms_per_step"]
             a, b = (statistics.median(cold[k]) for k in ("demist", "torch"))
