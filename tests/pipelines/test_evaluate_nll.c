@@ -9,6 +9,7 @@
 #include "reverse.h"
 #include "safetensors.h"
 #include "tensorfile.h"
+#include "unetgolden.h"
 
 #include <math.h>
 #include <unistd.h>
@@ -182,6 +183,26 @@ static void test_classcond_64_has_the_references_terms(void **state)
 static void test_crawl_unet_has_the_references_terms(void **state)
 {
     check_folder(crawl, "crawl-unet");
+}
+
+/* Two batches in one process; its draws depend on the sizes of those before. */
+static void test_torch_cpu_draws_what_pytorch_draws(void **state)
+{
+    struct unet_golden golden;
+    struct dm_nll_result result;
+    static struct kept kept, at_once;
+    unet_golden_open(&golden, "likelihood");
+    struct dm_ini *ini = unet_golden_ini(&golden, backend(), NULL);
+    expect_run(ini, golden.path, 0, &kept, &result);
+    compare(golden.path, &kept);
+    dm_nll_result_finish(&result);
+    dm_ini_destroy(ini);
+    ini = unet_golden_ini(&golden, backend(), (const char *[]){"sample.batch=3", NULL});
+    expect_run(ini, golden.path, 0, &at_once, &result);
+    assert_true(fabs(at_once.total[0] / kept.total[0] - 1) > 1e-3);
+    dm_nll_result_finish(&result);
+    dm_ini_destroy(ini);
+    unet_golden_close(&golden);
 }
 
 /* p of `forward`: x, times of the whole schedule, the network's recorded output. */
@@ -427,6 +448,7 @@ int main(int argc, char **argv)
     };
     const struct CMUnitTest quick[] = {
         cmocka_unit_test(test_p_mean_variance_is_the_references),
+        cmocka_unit_test(test_torch_cpu_draws_what_pytorch_draws),
         cmocka_unit_test(test_all_images_count_and_neither_batch_nor_threads_matter),
         cmocka_unit_test(test_training_shows_in_the_likelihood),
         cmocka_unit_test(test_stops_when_told),

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/data/unet/*.safetensors: small U-Nets in the variants that no reference checkpoint
-has (guided-diffusion's options, super-resolution, other prediction types), evaluated with PyTorch.
+has (guided-diffusion's options, super-resolution, other prediction types), evaluated with PyTorch;
+and likelihoods with the noise that PyTorch itself draws.
 
 The model below is written from the published description, as plain functions that ask for their
 parameters by name. Parameters are not stored: a formula makes them from their names, here and in
@@ -165,15 +166,20 @@ T, KEPT = 100, [0, 25, 50, 74, 99]  # steps = 5 of 100
 BETA = (1e-4, 0.1)
 
 
-def chain(net, sampler, x, noise, y, low_res):
-    """x_0 after five steps; x_0 estimates clamped, except where the network predicts the mean."""
+def tables():
+    """Of the kept steps: ᾱ, ᾱ of the step before, β, and the variances small and large."""
     whole = np.cumprod(1 - np.linspace(*BETA, T, dtype=np.float64))
     bar = whole[KEPT]
     before = np.append(1.0, bar[:-1])
     beta = 1 - bar / before
     small = beta * (1 - before) / (1 - bar)
     small[0] = small[1]
-    large = np.append(small[1], beta[1:])
+    return bar, before, beta, small, np.append(small[1], beta[1:])
+
+
+def chain(net, sampler, x, noise, y, low_res):
+    """x_0 after five steps; x_0 estimates clamped, except where the network predicts the mean."""
+    bar, before, beta, small, large = tables()
     c = x.shape[1]
     for k, i in enumerate(reversed(range(len(KEPT)))):
         t = torch.full((len(x),), float(KEPT[i]))
@@ -207,6 +213,50 @@ def chain(net, sampler, x, noise, y, low_res):
     return x
 
 
+# -------------------------------------------------------------- likelihoods
+
+def normal_cdf(x):
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def bits(net, x0, y):
+    """[N, steps] vb, xstart_mse and mse in the order of evaluation, t falling, and [N] prior_bpd of
+    one batch; noise is PyTorch's own stream, one draw for each t."""
+    bar, before, beta, small, _ = tables()
+    mean = lambda value: value.mean((1, 2, 3))
+    columns = {"vb": [], "xstart_mse": [], "mse": []}
+    for i in reversed(range(len(KEPT))):
+        noise = torch.randn(x0.shape)
+        signal, sigma = math.sqrt(bar[i]), math.sqrt(1 - bar[i])
+        x = np.float32(signal) * x0 + np.float32(sigma) * noise
+        t = torch.full((len(x),), KEPT[i] * (1000.0 / T))
+        out, v = net(x, t, y).double().chunk(2, 1)
+        x, truth = x.double(), x0.double()
+        guess = ((x - sigma * out) / signal).clamp(-1, 1)
+        c1 = beta[i] * math.sqrt(before[i]) / (1 - bar[i])
+        c2 = (1 - before[i]) * math.sqrt(1 - beta[i]) / (1 - bar[i])
+        f = (v + 1) / 2
+        logvar = f * math.log(beta[i]) + (1 - f) * math.log(small[i])
+        away = c1 * (truth - guess)  # between the means of q and p, which share c2·x
+        if i > 0:
+            log_q = math.log(small[i])
+            nats = 0.5 * (logvar - log_q - 1 + torch.exp(log_q - logvar) + away**2 / logvar.exp())
+        else:
+            scale, centred = torch.exp(-0.5 * logvar), truth - c1 * guess - c2 * x
+            low, high = (normal_cdf(scale * (centred + s / 255)) for s in (-1, 1))
+            inner = torch.where(truth > 0.999, 1 - low, high - low)
+            nats = -torch.where(truth < -0.999, high, inner).clamp(min=1e-12).log()
+        columns["vb"].append(mean(nats) / math.log(2))
+        columns["xstart_mse"].append(mean((guess - truth) ** 2))
+        columns["mse"].append(mean(((x - signal * guess) / sigma - noise) ** 2))
+    result = {name: torch.stack(column, 1) for name, column in columns.items()}
+    log_q = math.log(1 - bar[-1])
+    prior = 0.5 * (-1 - log_q + math.exp(log_q) + bar[-1] * x0.double() ** 2)
+    result["prior_bpd"] = mean(prior) / math.log(2)
+    result["total_bpd"] = result["vb"].sum(1) + result["prior_bpd"]
+    return result
+
+
 # -------------------------------------------------------------------- files
 
 def save(name, tensors, metadata):
@@ -230,6 +280,27 @@ def ini_value(value):
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+def describe(image, sampler, options):
+    ini = f"""[schedule]
+use = linear
+steps = {T}
+[schedule.linear]
+beta_start = {BETA[0]}
+beta_end = {BETA[1]}
+[network]
+use = unet
+[network.unet]
+image_size = {image}
+"""
+    ini += "".join(f"{key} = {ini_value(value)}\n" for key, value in options.items())
+    return ini + f"[sampler]\nuse = {sampler}\n"
+
+
+def save_golden(name, net, tensors, ini):
+    keys = "".join(f"{key} {ini_value(list(value.shape))}\n" for key, value in net.parameters.items())
+    save(name, tensors, {"ini": ini, "keys": keys})
+
+
 def make(name, image, channels, sampler, **options):
     torch.manual_seed(len(name))
     net = Unet(**options)
@@ -246,28 +317,31 @@ def make(name, image, channels, sampler, **options):
         tensors["out"] = net(tensors["x"], tensors["t_network"], y, low_res)
         tensors["x_0"] = chain(net, sampler, tensors["x_T"], tensors["noise"], y, low_res)
     use = {"small": "ddpm", "large": "ddpm", "learned": "learned-sigma", "ddim": "ddim"}[sampler]
-    ini = f"""[schedule]
-use = linear
-steps = {T}
-[schedule.linear]
-beta_start = {BETA[0]}
-beta_end = {BETA[1]}
-[network]
-use = unet
-[network.unet]
-image_size = {image}
-"""
-    ini += "".join(f"{key} = {ini_value(value)}\n" for key, value in options.items())
-    ini += f"[sampler]\nuse = {use}\n"
+    ini = describe(image, use, options)
     if use == "ddpm":
         ini += f"[sampler.ddpm]\nvariance = {sampler}\n"
     ini += f"[sample]\nsteps = {len(KEPT)}\nimages = {n}\n"
     if y is not None:
         ini += f"labels = {ini_value(y.tolist())}\n"
-    keys = "".join(f"{key} {ini_value(list(value.shape))}\n" for key, value in net.parameters.items())
-    save(name, tensors, {"ini": ini, "keys": keys})
-    total = sum(p.numel() for p in net.parameters.values())
-    print(f"{name}: {total} parameters, max|out| {tensors['out'].abs().max():.3f}")
+    save_golden(name, net, tensors, ini)
+    print(f"{name}: max|out| {tensors['out'].abs().max():.3f}")
+
+
+def make_likelihood(name, image, sizes, seed, **options):
+    """Batches of these sizes, one after the other as a process would evaluate them."""
+    net, n = Unet(**options), sum(sizes)
+    rng = np.random.default_rng(seed)
+    pixels = rng.choice([0, 1, 100, 101, 180, 254, 255], (n, 3, image, image))
+    x0 = torch.from_numpy((pixels / np.float32(127.5) - 1).astype(np.float32))
+    y = torch.from_numpy(rng.integers(0, options["num_classes"], n))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        parts = [bits(net, *batch) for batch in zip(x0.split(sizes), y.split(sizes))]
+    tensors = {key: torch.cat([part[key] for part in parts]).float() for key in parts[0]}
+    ini = describe(image, "learned-sigma", options)
+    ini += f"[sample]\nsteps = {len(KEPT)}\nseed = {seed}\nbatch = {sizes[0]}\n"
+    save_golden(name, net, {"x_0": x0, "y": y, **tensors}, ini + "[noise]\nsource = torch-cpu\n")
+    print(f"{name}: {tensors['total_bpd'].tolist()}")
 
 
 make("guided-updown", 8, 3, "learned", num_channels=32, num_res_blocks=1, channel_mult=[1, 1],
@@ -283,3 +357,5 @@ make("odd-embedding", 4, 3, "ddim", num_channels=33, num_res_blocks=1, channel_m
 make("updown-legacy", 8, 3, "large", num_channels=32, num_res_blocks=2, channel_mult=[1, 1, 1],
      attention_resolutions=[4], resblock_updown=True, num_heads=4, use_scale_shift_norm=False,
      predict="mean")
+make_likelihood("likelihood", 8, [2, 1], 11, num_channels=32, num_res_blocks=1, channel_mult=[1, 1],
+                attention_resolutions=[4], num_heads=2, num_classes=3, learn_sigma=True)
