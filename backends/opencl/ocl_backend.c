@@ -242,8 +242,9 @@ static void choose_style(demist_device *d, const struct found *f)
                           ? d->settings.style == OCL_WIDE
                           : f->info.type == DEMIST_DEVICE_CPU || d->max_group < 256;
     const cl_uint native = get_uint(f->id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT);
+    const int own = native >= 16 ? 16 : native >= 8 ? 8 : 4;
     d->style = wide ? OCL_WIDE : OCL_TILED;
-    d->vector = !wide ? 1 : native >= 16 ? 16 : native >= 8 ? 8 : 4;
+    d->vector = !wide ? 1 : d->settings.vector ? d->settings.vector : own;
     d->columns = wide ? 2 * d->vector : 64;
     d->rows = !wide ? 64 : d->vector == 16 ? 12 : 6;
 }
@@ -313,7 +314,15 @@ static void destroy(void *self)
     o->host->free(o->host, o);
 }
 
-enum { OPTION_DEVICE, OPTION_TUNING, OPTION_FP64, OPTION_CACHE, OPTION_KERNELS, OPTION_BUILD };
+enum {
+    OPTION_DEVICE,
+    OPTION_TUNING,
+    OPTION_FP64,
+    OPTION_CACHE,
+    OPTION_KERNELS,
+    OPTION_VECTOR,
+    OPTION_BUILD
+};
 
 static demist_status create(const demist_host *host, const demist_value *const *values, void **self)
 {
@@ -328,6 +337,7 @@ static demist_status create(const demist_host *host, const demist_value *const *
         .tuning = values[OPTION_TUNING]->integer == 0,
         .hide_fp64 = values[OPTION_FP64]->integer == 1,
         .style = (int)values[OPTION_KERNELS]->integer - 1,
+        .vector = values[OPTION_VECTOR]->integer ? 2 << values[OPTION_VECTOR]->integer : 0,
     };
     o->found = host->alloc(host, sizeof *o->found * MAX_DEVICES, 0);
     demist_status status = o->found ? DEMIST_OK : DEMIST_NO_MEMORY;
@@ -523,6 +533,7 @@ static void event_destroy(demist_event *event)
 static const char *const tuning_choices[] = {"cached", "off", NULL};
 static const char *const fp64_choices[] = {"auto", "off", NULL};
 static const char *const kernel_choices[] = {"auto", "wide", "tiled", NULL};
+static const char *const vector_choices[] = {"auto", "4", "8", "16", NULL};
 
 static const demist_option option_device = {
     .size = sizeof option_device,
@@ -567,6 +578,15 @@ static const demist_option option_kernels = {
     .choices = kernel_choices,
 };
 
+static const demist_option option_vector = {
+    .size = sizeof option_vector,
+    .key = "vector",
+    .doc = "floats of a vector in wide kernels; auto takes what the device says",
+    .type = DEMIST_OPTION_ENUM,
+    .default_value = "auto",
+    .choices = vector_choices,
+};
+
 static const demist_option option_build = {
     .size = sizeof option_build,
     .key = "build_options",
@@ -575,13 +595,11 @@ static const demist_option option_build = {
     .default_value = "",
 };
 
-static const demist_option *const options[] = {[OPTION_DEVICE] = &option_device,
-                                               [OPTION_TUNING] = &option_tuning,
-                                               [OPTION_FP64] = &option_fp64,
-                                               [OPTION_CACHE] = &option_cache,
-                                               [OPTION_KERNELS] = &option_kernels,
-                                               [OPTION_BUILD] = &option_build,
-                                               NULL};
+static const demist_option *const options[] = {
+    [OPTION_DEVICE] = &option_device,   [OPTION_TUNING] = &option_tuning,
+    [OPTION_FP64] = &option_fp64,       [OPTION_CACHE] = &option_cache,
+    [OPTION_KERNELS] = &option_kernels, [OPTION_VECTOR] = &option_vector,
+    [OPTION_BUILD] = &option_build,     NULL};
 
 static const demist_backend_vtable vtable = {
     .size = sizeof vtable,

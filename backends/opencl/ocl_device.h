@@ -38,18 +38,24 @@ struct ocl_built { /* a program */
     } * kernels;
 };
 
+/* One of the ways to compute a product (ocl_tune.c chooses). */
+enum ocl_algorithm { OCL_DIRECT, OCL_WINOGRAD_2, OCL_WINOGRAD_4 };
+struct ocl_variant {
+    enum ocl_algorithm algorithm;
+    int tile;
+};
+
 struct ocl_tuned {
     struct ocl_tuned *next;
     uint64_t key;
-    bool choice; /* Winograd */
+    int32_t choice; /* index of the variant */
 };
-
-enum ocl_forced { OCL_FORCE_NOTHING, OCL_FORCE_WINOGRAD, OCL_FORCE_DIRECT }; /* while measuring */
 
 struct ocl_settings { /* the options */
     const char *device, *build_options;
     bool tuning, hide_fp64;
-    int style; /* −1: by the device's type */
+    int style;  /* −1: by the device's type */
+    int vector; /* 0: by the device */
 };
 
 struct demist_device {
@@ -70,7 +76,7 @@ struct demist_device {
     int64_t max_allocation;
     struct ocl_built *built;
     struct ocl_tuned *tuned;
-    enum ocl_forced forced;
+    const struct ocl_variant *forced; /* while measuring */
 };
 
 struct demist_buffer {

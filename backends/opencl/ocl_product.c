@@ -398,12 +398,14 @@ static demist_status add_conv(demist_program *p, const struct ocl_fused *f)
     c.w_depth = c.w.stride[transposed ? 0 : 1];
     c.w_group = c.w.stride[0] * (transposed ? c.depth : c.columns);
     OCL_TRY(build_chain(p, f, &c, &c.y, 1));
-    bool winograd = false;
-    if (ocl_winograd_fits(p, node))
-        OCL_TRY(ocl_prefers_winograd(p, node, &winograd));
+    struct ocl_variant variants[OCL_MAX_VARIANTS], variant;
+    OCL_TRY(ocl_choose(p, node, ocl_conv_variants(p, node, variants), variants, &variant));
+    c.winograd = variant.algorithm == OCL_WINOGRAD_2   ? 2
+                 : variant.algorithm == OCL_WINOGRAD_4 ? 4
+                                                       : 0;
     if (transposed)
         OCL_TRY(add_transposed(p, &c));
-    else if (winograd)
+    else if (c.winograd)
         OCL_TRY(ocl_winograd_add(p, &c));
     else
         OCL_TRY(add_direct(p, &c));

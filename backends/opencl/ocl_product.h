@@ -43,11 +43,15 @@ struct ocl_conv {
     int64_t groups, depth, columns;     /* of one group */
     int64_t w_column, w_depth, w_group; /* strides of w */
     demist_attrs attrs;
+    int winograd; /* M of F(M x M, 3x3); 0: direct */
     struct ocl_expression after;
     struct ocl_view operands[OCL_MAX_OPERANDS];
 };
 
-bool ocl_winograd_fits(const demist_program *p, const demist_node *conv);
+/* The ways to compute the convolution, the one that a rule takes first; returns how many. */
+enum { OCL_MAX_VARIANTS = 8 };
+int32_t ocl_conv_variants(const demist_program *p, const demist_node *conv,
+                          struct ocl_variant *variants);
 demist_status ocl_winograd_add(demist_program *p, const struct ocl_conv *c);
 
 #endif

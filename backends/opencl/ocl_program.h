@@ -311,9 +311,10 @@ demist_status ocl_run_draws(cl_command_queue queue, const demist_program *p,
                             const demist_scalar *scalars, int64_t images);
 void ocl_draws_finish(struct ocl_draws *draws);
 
-/* ocl_tune.c: whether the convolution is faster by Winograd's F(4x4, 3x3) than directly; measured
- * once and remembered where tuning is on, otherwise a rule. */
-demist_status ocl_prefers_winograd(demist_program *p, const demist_node *conv, bool *choice);
+/* ocl_tune.c: the fastest of n variants for the node, measured once and remembered where tuning is
+ * on; otherwise the first one. */
+demist_status ocl_choose(demist_program *p, const demist_node *node, int32_t n,
+                         const struct ocl_variant *variants, struct ocl_variant *chosen);
 
 /* --- the vtable's part --- */
 

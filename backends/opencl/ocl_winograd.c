@@ -1,13 +1,13 @@
-/* 3x3 convolutions by Winograd's F(4x4, 3x3): input tiles to 36 positions, 36 products of tiles by
- * channels, and back, with what follows the convolution. Positions are a little more than their
- * size apart, so that they do not fall into the same cache sets. */
+/* 3x3 convolutions by Winograd's F(4x4, 3x3) and F(2x2, 3x3): input tiles to (M + 2)² positions, as
+ * many products of tiles by channels, and back, with what follows the convolution. Positions are a
+ * little more than their size apart, so that they do not fall into the same cache sets. */
 #include "ocl_product.h"
 
 #include <string.h>
 
-enum { POSITIONS = 36, PADDING = 16, SOURCE = 24576 };
+enum { PADDING = 16, SOURCE = 24576 };
 
-bool ocl_winograd_fits(const demist_program *p, const demist_node *conv)
+static bool fits(const demist_program *p, const demist_node *conv)
 {
     const demist_attrs *a = &conv->attrs;
     const int64_t *w = conv->inputs[1]->shape;
@@ -17,16 +17,57 @@ bool ocl_winograd_fits(const demist_program *p, const demist_node *conv)
            w[0] % 16 == 0 && w[1] % 16 == 0;
 }
 
+/* F(4x4)'s rounding would be most of a network's where few channels average little of it out: there
+ * it is no candidate, though it might be faster than F(2x2). */
+static bool rounds_too_much(int64_t filters, int64_t height, int64_t width)
+{
+    return filters < 48 ? height * width >= 24 * 24 : filters < 128 && (height < 12 || width < 12);
+}
+
+/* The rule: small pictures waste most of their tiles, and the smallest all that Winograd saves. */
+int32_t ocl_conv_variants(const demist_program *p, const demist_node *conv,
+                          struct ocl_variant *variants)
+{
+    const int64_t height = conv->shape[2], width = conv->shape[3];
+    const bool rounds = rounds_too_much(conv->inputs[1]->shape[0], height, width);
+    enum ocl_algorithm rule = OCL_DIRECT;
+    int32_t n = 1;
+    if (fits(p, conv) && height >= 6 && width >= 6)
+        rule = height < 12 || width < 12 || rounds ? OCL_WINOGRAD_2 : OCL_WINOGRAD_4;
+    variants[0] = (struct ocl_variant){rule, 0};
+    for (int k = OCL_DIRECT; k <= OCL_WINOGRAD_4 && fits(p, conv); k++)
+        if (k != (int)rule && !(k == OCL_WINOGRAD_4 && rounds))
+            variants[n++] = (struct ocl_variant){(enum ocl_algorithm)k, 0};
+    return n;
+}
+
+static int64_t positions(const struct ocl_conv *c)
+{
+    return (int64_t)(c->winograd + 2) * (c->winograd + 2);
+}
+
+/* A kernel of one of the transforms; `text`, which may be NULL, is what comes before it. */
+static demist_status transform(demist_device *device, const struct ocl_conv *c, const char *source,
+                               const char *name, char *text, cl_kernel *kernel)
+{
+    char only[32];
+    const size_t used = text ? strlen(text) : 0;
+    snprintf(text ? text + used : only, text ? SOURCE - used : sizeof only, "#define M %d\n",
+             c->winograd);
+    return ocl_kernel(device, source, text ? text : only, name, kernel);
+}
+
 static demist_status pack(demist_program *p, const struct ocl_conv *c, struct ocl_view *packed)
 {
     const int64_t panels = ocl_panels(p->device, c->columns);
     struct ocl_draft d;
     cl_kernel kernel;
-    *packed = (struct ocl_view){
-        .storage = ocl_new_storage(p, false, POSITIONS * panels * c->depth * p->device->columns)};
+    *packed =
+        (struct ocl_view){.storage = ocl_new_storage(
+                              p, false, positions(c) * panels * c->depth * p->device->columns)};
     if (packed->storage < 0)
         return DEMIST_NO_MEMORY;
-    OCL_TRY(ocl_kernel(p->device, "winograd_weights.cl", NULL, "winograd_weights", &kernel));
+    OCL_TRY(transform(p->device, c, "winograd_weights.cl", "winograd_weights", NULL, &kernel));
     ocl_draft_init(&d, c->node, kernel);
     ocl_put_in(&d, &c->w);
     ocl_put_out(&d, packed);
@@ -52,14 +93,14 @@ struct tiles {
 
 static demist_status plan_tiles(demist_program *p, const struct ocl_conv *c, struct tiles *t)
 {
-    t->y = (c->y.shape[2] + 3) / 4;
-    t->x = (c->y.shape[3] + 3) / 4;
+    t->y = (c->y.shape[2] + c->winograd - 1) / c->winograd;
+    t->x = (c->y.shape[3] + c->winograd - 1) / c->winograd;
     t->all = ocl_times(ocl_images(&c->x), t->y * t->x);
     const int64_t most = ocl_value(t->all, p->max_batch);
     t->v_plane = most * c->depth + PADDING;
     t->m_plane = most * c->columns + PADDING;
-    t->v = (struct ocl_view){.storage = ocl_new_storage(p, false, POSITIONS * t->v_plane)};
-    t->m = (struct ocl_view){.storage = ocl_new_storage(p, false, POSITIONS * t->m_plane)};
+    t->v = (struct ocl_view){.storage = ocl_new_storage(p, false, positions(c) * t->v_plane)};
+    t->m = (struct ocl_view){.storage = ocl_new_storage(p, false, positions(c) * t->m_plane)};
     return t->v.storage < 0 || t->m.storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
 
@@ -67,7 +108,7 @@ static demist_status add_input(demist_program *p, const struct ocl_conv *c, cons
 {
     struct ocl_draft d;
     cl_kernel kernel;
-    OCL_TRY(ocl_kernel(p->device, "winograd_input.cl", NULL, "winograd_input", &kernel));
+    OCL_TRY(transform(p->device, c, "winograd_input.cl", "winograd_input", NULL, &kernel));
     ocl_draft_init(&d, c->node, kernel);
     ocl_put_in(&d, &c->x);
     ocl_put_out(&d, &t->v);
@@ -110,7 +151,7 @@ static demist_status add_products(demist_program *p, const struct ocl_conv *c,
         .in_width = 1,
         .b_panel = c->depth * p->device->columns,
         .b_row = p->device->columns,
-        .z = {POSITIONS, 0},
+        .z = {positions(c), 0},
         .z_inner = 1,
         .a_z = {t->v_plane, 0},
         .b_z = {ocl_panels(p->device, c->columns) * c->depth * p->device->columns, 0},
@@ -126,9 +167,9 @@ static demist_status output_kernel(demist_device *device, const struct ocl_conv 
     char *text = host->alloc(host, SOURCE, 0);
     if (!text)
         return DEMIST_NO_MEMORY;
-    demist_status status = ocl_finish_source(host, &c->after, c->operands, text, SOURCE);
+    demist_status status = ocl_finish_source(host, &c->after, c->operands, text, SOURCE - 32);
     if (status == DEMIST_OK)
-        status = ocl_kernel(device, "winograd_output.cl", text, "winograd_output", kernel);
+        status = transform(device, c, "winograd_output.cl", "winograd_output", text, kernel);
     host->free(host, text);
     return status;
 }

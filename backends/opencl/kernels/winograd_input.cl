@@ -1,9 +1,21 @@
-/* V = Bᵀ·d·B for tiles of 6x6 pixels that overlap by two: [position][tile][channel]. */
+/* V = Bᵀ·d·B for tiles of SIZE x SIZE pixels that overlap by two: [position][tile][channel], for
+ * F(M x M, 3x3) and SIZE = M + 2. */
 
+#define SIZE (M + 2)
+
+/* SIZE vectors `from` apart to as many `to` apart. */
+#if M == 2
+INLINE void along(const VT *d, int from, VT *o, int to)
+{
+    o[0] = d[0] - d[2 * from];
+    o[to] = d[from] + d[2 * from];
+    o[2 * to] = d[2 * from] - d[from];
+    o[3 * to] = d[from] - d[3 * from];
+}
+#else
 #define A2 0.390625f
 #define B2 2.25f
 
-/* Six vectors `from` apart to six `to` apart. */
 INLINE void along(const VT *d, int from, VT *o, int to)
 {
     const VT d1 = d[from], d2 = d[2 * from], d3 = d[3 * from], d4 = d[4 * from];
@@ -16,26 +28,27 @@ INLINE void along(const VT *d, int from, VT *o, int to)
     o[4 * to] = FMA((VT)(-1.5f), odd, even);
     o[5 * to] = FMA((VT)(A2 * B2), d1, FMA((VT)(-(A2 + B2)), d3, d[5 * from]));
 }
+#endif
 
 INLINE void transform(__global const float *x, __global float *v, int y0, int x0, int height,
                       int width, int x_y, int x_x, int plane)
 {
-    VT d[36], e[6];
-    __attribute__((opencl_unroll_hint)) for (int r = 0; r < 6; r++)
+    VT d[SIZE * SIZE], e[SIZE];
+    __attribute__((opencl_unroll_hint)) for (int r = 0; r < SIZE; r++)
     {
-        __attribute__((opencl_unroll_hint)) for (int c = 0; c < 6; c++)
+        __attribute__((opencl_unroll_hint)) for (int c = 0; c < SIZE; c++)
         {
             const int i = y0 + r, j = x0 + c;
             const bool inside = (i >= 0) & (i < height) & (j >= 0) & (j < width);
             e[c] = inside ? LOADV(x + (long)i * x_y + (long)j * x_x) : (VT)(0.0f);
         }
-        along(e, 1, d + r * 6, 1);
+        along(e, 1, d + r * SIZE, 1);
     }
-    __attribute__((opencl_unroll_hint)) for (int c = 0; c < 6; c++)
+    __attribute__((opencl_unroll_hint)) for (int c = 0; c < SIZE; c++)
     {
-        along(d + c, 6, e, 1);
-        __attribute__((opencl_unroll_hint)) for (int r = 0; r < 6; r++)
-            STOREV(e[r], v + (long)(r * 6 + c) * plane);
+        along(d + c, SIZE, e, 1);
+        __attribute__((opencl_unroll_hint)) for (int r = 0; r < SIZE; r++)
+            STOREV(e[r], v + (long)(r * SIZE + c) * plane);
     }
 }
 
@@ -43,7 +56,7 @@ __kernel void winograd_input(IN(x), OUT(v), int channels, int height, int width,
                              int x_x, int tiles_y, int tiles_x, int top, int left, int plane)
 {
     const int tile = get_global_id(1), n = tile / (tiles_y * tiles_x);
-    const int y0 = tile / tiles_x % tiles_y * 4 - top, x0 = tile % tiles_x * 4 - left;
+    const int y0 = tile / tiles_x % tiles_y * M - top, x0 = tile % tiles_x * M - left;
     x += x_at + (long)n * x_n;
     v += v_at + (long)tile * channels;
 #ifdef WIDE
