@@ -1,9 +1,10 @@
 /* Milliseconds of one evaluation of improved-diffusion's CIFAR U-Net on a backend, with random
  * weights, and where the time goes. Compiled once for each backend with BACKEND, its name.
  *
- *     bench_BACKEND_unet [threads [OPTION [profile]]]
+ *     bench_BACKEND_unet [threads [OPTION [profile|plain [PRECISION]]]]
  *
- * OPTION is one of the backend ("isa=avx2", "device=gpu"). cpu_peers.py compares with others. */
+ * OPTION is one of the backend ("isa=avx2", "device=gpu"), PRECISION f32 (default) or bf16.
+ * cpu_peers.py compares with others. */
 #include "testing.h"
 
 #include "harness.h"
@@ -80,13 +81,14 @@ static void print_profile(struct harness_program *p)
             printf("  all %-18s %5.1f %%\n", demist_op_name((demist_op)op), 100 * ops[op] / all);
 }
 
-static void run(struct harness *h, const demist_graph *graph, int n, bool profile)
+static void run(struct harness *h, const demist_graph *graph, int n, demist_precision precision,
+                bool profile)
 {
     struct harness_program p;
     static float x[16 * 3 * 32 * 32], t[16];
     double times[64];
     const double start = now(h);
-    harness_compile(h, graph, n, DEMIST_PRECISION_F32,
+    harness_compile(h, graph, n, precision,
                     DEMIST_COMPILE_FROZEN | (profile ? DEMIST_COMPILE_PROFILE : 0), &p);
     const double compiled = now(h) - start;
     fill(x, n * 3 * 32 * 32);
@@ -129,8 +131,10 @@ int main(int argc, char **argv)
     if (dm_graph_lower(graph, &options, &lowered, &err) != DEMIST_OK)
         fail_msg("%s", err.text);
     const bool profile = argc > 3 && strcmp(argv[3], "profile") == 0;
+    const bool bf16 = argc > 4 && strcmp(argv[4], "bf16") == 0;
     for (int n = 1; n <= 16; n *= 4)
-        run(&h, dm_graph_view(lowered.graph), n, profile);
+        run(&h, dm_graph_view(lowered.graph), n,
+            bf16 ? DEMIST_PRECISION_BF16 : DEMIST_PRECISION_F32, profile);
     dm_graph_destroy(lowered.graph);
     dm_graph_destroy(graph);
     unet_release(weights);

@@ -17,7 +17,7 @@ static demist_status need_inner(demist_program *p, int32_t node, int32_t axis,
         if (i != axis)
             order[n++] = i;
     order[n] = axis;
-    return cpu_materialise(p, node, order, view);
+    return cpu_materialise(p, node, order, view->bf16, view);
 }
 
 /* One panel [depth][width] of b, whose element (k, j) is at k·row + j·column. */
@@ -348,7 +348,7 @@ demist_status cpu_add_matmul(demist_program *p, const demist_node *node)
     if (node->attrs.matmul.transpose_b)
         swap_last(&m->b);
     CPU_TRY(cpu_need_rows(p, node->id, &m->a));
-    CPU_TRY(cpu_result_dense(p, node, &m->out));
+    CPU_TRY(cpu_result_dense(p, node, false, &m->out));
     p->values[node->id].view = m->out;
     m->outer = node->rank - 2;
     m->depth = m->a.shape[m->a.rank - 1];

@@ -119,10 +119,11 @@ static const demist_device_info *device_info(demist_device *device)
     return device->info;
 }
 
-static bool has_precision(demist_device *device, demist_precision precision)
+bool cpu_has_precision(demist_device *device, demist_precision precision)
 {
     (void)device;
-    return precision == DEMIST_PRECISION_F32 || precision == DEMIST_PRECISION_STRICT;
+    return precision == DEMIST_PRECISION_F32 || precision == DEMIST_PRECISION_STRICT ||
+           precision == DEMIST_PRECISION_BF16;
 }
 
 /* --- memory --- */
@@ -252,7 +253,7 @@ static void event_destroy(demist_event *event)
 
 /* --- the plugin --- */
 
-static const char *const levels[] = {"auto", "generic", "avx2", "avx512", NULL};
+static const char *const levels[] = {"auto", "generic", "avx2", "avx512", "avx512-bf16", NULL};
 
 static const demist_option isa = {
     .size = sizeof isa,
@@ -272,7 +273,7 @@ static const demist_backend_vtable vtable = {
     .devices = devices,
     .open = open_device,
     .close = close_device,
-    .has_precision = has_precision,
+    .has_precision = cpu_has_precision,
     .buffer_create = buffer_create,
     .buffer_destroy = buffer_destroy,
     .buffer_write = buffer_write,

@@ -108,10 +108,16 @@ static int32_t new_storage(demist_program *p, struct cpu_storage storage)
     return p->n_storages++;
 }
 
-int32_t cpu_new_storage(demist_program *p, bool batched, int64_t elements)
+int32_t cpu_new_storage_as(demist_program *p, bool bf16, bool batched, int64_t elements)
 {
     return new_storage(
-        p, (struct cpu_storage){.place = CPU_ARENA, .batched = batched, .elements = elements});
+        p, (struct cpu_storage){
+               .place = CPU_ARENA, .batched = batched, .bf16 = bf16, .elements = elements});
+}
+
+int32_t cpu_new_storage(demist_program *p, bool batched, int64_t elements)
+{
+    return cpu_new_storage_as(p, false, batched, elements);
 }
 
 void cpu_touch(demist_program *p, const struct cpu_view *view)
@@ -174,6 +180,22 @@ static demist_status define_fixed(demist_program *p, const demist_node *node)
 
 demist_status cpu_value_of(demist_program *p, const demist_node *node, struct cpu_view *view)
 {
+    CPU_TRY(cpu_value_as_stored(p, node, view));
+    return cpu_need_format(p, node->id, false, false, view);
+}
+
+bool cpu_keeps_bf16(const demist_program *p, const demist_node *node)
+{
+    const demist_graph *graph = p->building->graph;
+    for (int32_t i = 0; i < graph->n_outputs; i++)
+        if (graph->outputs[i] == node)
+            return false;
+    return p->precision == DEMIST_PRECISION_BF16 && node->dtype == DEMIST_F32 && node->rank > 2 &&
+           demist_is_batched(node);
+}
+
+demist_status cpu_value_as_stored(demist_program *p, const demist_node *node, struct cpu_view *view)
+{
     struct cpu_value *value = &p->values[node->id];
     if (!value->defined && cpu_is_fixed(node))
         CPU_TRY(define_fixed(p, node));
@@ -221,13 +243,13 @@ static int64_t lay_out(struct cpu_view *view, const int32_t *order)
     return step;
 }
 
-static demist_status new_value(demist_program *p, const demist_node *node, const int32_t *order,
-                               struct cpu_view *view)
+static demist_status new_value(demist_program *p, const demist_node *node, bool bf16,
+                               const int32_t *order, struct cpu_view *view)
 {
-    *view = (struct cpu_view){.batched = demist_is_batched(node), .rank = node->rank};
+    *view = (struct cpu_view){.batched = demist_is_batched(node), .bf16 = bf16, .rank = node->rank};
     memcpy(view->shape, node->shape, sizeof view->shape);
     const int64_t elements = lay_out(view, order);
-    view->storage = cpu_new_storage(p, view->batched, elements);
+    view->storage = cpu_new_storage_as(p, bf16, view->batched, elements);
     return view->storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
 
@@ -242,14 +264,16 @@ static void order_pixels(int32_t rank, int32_t *order)
 
 /* The part of its concatenation's storage that the node's value goes to; makes the storage when
  * the first part comes. */
-static demist_status placed(demist_program *p, const demist_node *node, struct cpu_view *view)
+static demist_status placed(demist_program *p, const demist_node *node, bool bf16,
+                            struct cpu_view *view)
 {
     const struct placement *to = &p->building->placements[node->id];
     struct cpu_value *whole = &p->values[to->concat->id];
     if (!whole->defined) {
         int32_t order[DEMIST_MAX_RANK];
         order_pixels(to->concat->rank, order);
-        CPU_TRY(new_value(p, to->concat, order, &whole->view));
+        bf16 = bf16 && cpu_keeps_bf16(p, to->concat);
+        CPU_TRY(new_value(p, to->concat, bf16, order, &whole->view));
         whole->defined = true;
     }
     *view = whole->view;
@@ -258,28 +282,30 @@ static demist_status placed(demist_program *p, const demist_node *node, struct c
     return DEMIST_OK;
 }
 
-demist_status cpu_result_pixels(demist_program *p, const demist_node *node, struct cpu_view *view)
+demist_status cpu_result_pixels(demist_program *p, const demist_node *node, bool bf16,
+                                struct cpu_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
     if (p->building->placements[node->id].concat)
-        return placed(p, node, view);
+        return placed(p, node, bf16, view);
     order_pixels(node->rank, order);
-    return new_value(p, node, order, view);
+    return new_value(p, node, bf16, order, view);
 }
 
-demist_status cpu_result_dense(demist_program *p, const demist_node *node, struct cpu_view *view)
+demist_status cpu_result_dense(demist_program *p, const demist_node *node, bool bf16,
+                               struct cpu_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
     for (int32_t i = 0; i < node->rank; i++)
         order[i] = i;
-    return new_value(p, node, order, view);
+    return new_value(p, node, bf16, order, view);
 }
 
-demist_status cpu_result_like(demist_program *p, const demist_node *node,
+demist_status cpu_result_like(demist_program *p, const demist_node *node, bool bf16,
                               const struct cpu_view *like, struct cpu_view *view)
 {
     if (p->building->placements[node->id].concat)
-        return placed(p, node, view);
+        return placed(p, node, bf16, view);
     int32_t order[DEMIST_MAX_RANK];
     for (int32_t i = 0; i < node->rank; i++) {
         int32_t at = i;
@@ -293,17 +319,18 @@ demist_status cpu_result_like(demist_program *p, const demist_node *node,
     }
     for (int32_t i = 0; i < node->rank; i++)
         if (like->stride[i] == 0 && like->shape[i] != 1)
-            return cpu_result_dense(p, node, view); /* a repeated axis tells no order */
-    return new_value(p, node, order, view);
+            return cpu_result_dense(p, node, bf16, view); /* a repeated axis tells no order */
+    return new_value(p, node, bf16, order, view);
 }
 
-demist_status cpu_materialise(demist_program *p, int32_t node, const int32_t *order,
+demist_status cpu_materialise(demist_program *p, int32_t node, const int32_t *order, bool bf16,
                               struct cpu_view *view)
 {
     const struct cpu_view from = *view;
     const int64_t elements = lay_out(view, order);
     view->offset = 0;
-    view->storage = cpu_new_storage(p, view->batched, elements);
+    view->bf16 = bf16;
+    view->storage = cpu_new_storage_as(p, bf16, view->batched, elements);
     if (view->storage < 0)
         return DEMIST_NO_MEMORY;
     return cpu_add_copy(p, node, view, &from);
@@ -323,7 +350,20 @@ demist_status cpu_need_pixels(demist_program *p, int32_t node, struct cpu_view *
         return DEMIST_OK;
     int32_t order[DEMIST_MAX_RANK];
     order_pixels(view->rank, order);
-    return cpu_materialise(p, node, order, view);
+    return cpu_materialise(p, node, order, view->bf16, view);
+}
+
+demist_status cpu_need_format(demist_program *p, int32_t node, bool pixels, bool bf16,
+                              struct cpu_view *view)
+{
+    int32_t order[DEMIST_MAX_RANK];
+    if (view->bf16 == bf16)
+        return DEMIST_OK;
+    if (pixels)
+        order_pixels(view->rank, order);
+    for (int32_t i = 0; !pixels && i < view->rank; i++)
+        order[i] = i;
+    return cpu_materialise(p, node, order, bf16, view);
 }
 
 demist_status cpu_need_rows(demist_program *p, int32_t node, struct cpu_view *view)
@@ -334,7 +374,7 @@ demist_status cpu_need_rows(demist_program *p, int32_t node, struct cpu_view *vi
     int32_t order[DEMIST_MAX_RANK];
     for (int32_t i = 0; i < view->rank; i++)
         order[i] = i;
-    return cpu_materialise(p, node, order, view);
+    return cpu_materialise(p, node, order, view->bf16, view);
 }
 
 /* --- concatenations of channels: their parts are written where they belong --- */
@@ -381,13 +421,18 @@ demist_status cpu_add_concat(demist_program *p, const demist_node *node)
     const int32_t axis = node->attrs.axis.axis;
     struct cpu_view whole = value->view;
     if (!value->defined) {
-        bool pixels = node->rank == 4 && axis == 1 && node->dtype == DEMIST_F32;
-        CPU_TRY(pixels ? cpu_result_pixels(p, node, &whole) : cpu_result_dense(p, node, &whole));
+        const bool pixels = node->rank == 4 && axis == 1 && node->dtype == DEMIST_F32;
+        bool bf16 = false;
+        for (int32_t i = 0; i < node->n_inputs; i++)
+            bf16 = bf16 || p->values[node->inputs[i]->id].view.bf16;
+        bf16 = bf16 && cpu_keeps_bf16(p, node);
+        CPU_TRY(pixels ? cpu_result_pixels(p, node, bf16, &whole)
+                       : cpu_result_dense(p, node, bf16, &whole));
     }
     int64_t offset = 0;
     for (int32_t i = 0; i < node->n_inputs; i++) {
         struct cpu_view from = {0}, to = whole;
-        CPU_TRY(cpu_value_of(p, node->inputs[i], &from));
+        CPU_TRY(cpu_value_as_stored(p, node->inputs[i], &from));
         to.shape[axis] = from.shape[axis];
         to.offset += offset * whole.stride[axis];
         offset += from.shape[axis];
@@ -404,12 +449,12 @@ demist_status cpu_add_concat(demist_program *p, const demist_node *node)
 static demist_status add_reshape(demist_program *p, const demist_node *node)
 {
     struct cpu_view from = {0}, to = {0};
-    CPU_TRY(cpu_value_of(p, node->inputs[0], &from));
+    CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &from));
     if (!cpu_reshape(&from, node->rank, node->shape, &to)) {
         int32_t order[DEMIST_MAX_RANK];
         for (int32_t i = 0; i < DEMIST_MAX_RANK; i++)
             order[i] = i;
-        CPU_TRY(cpu_materialise(p, node->id, order, &from));
+        CPU_TRY(cpu_materialise(p, node->id, order, from.bf16, &from));
         cpu_reshape(&from, node->rank, node->shape, &to);
     }
     p->values[node->id].view = to;
@@ -419,7 +464,7 @@ static demist_status add_reshape(demist_program *p, const demist_node *node)
 static demist_status add_view(demist_program *p, const demist_node *node)
 {
     struct cpu_view from = {0}, to;
-    CPU_TRY(cpu_value_of(p, node->inputs[0], &from));
+    CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &from));
     to = from;
     if (node->op == DEMIST_OP_SLICE) {
         const int32_t axis = node->attrs.slice.axis;
@@ -577,10 +622,10 @@ static demist_status define_outputs(demist_program *p, const demist_graph *graph
     for (int32_t i = 0; i < graph->n_outputs; i++) {
         const demist_node *node = graph->outputs[i];
         struct cpu_view view = {0};
-        CPU_TRY(cpu_value_of(p, node, &view));
+        CPU_TRY(cpu_value_as_stored(p, node, &view));
         struct cpu_storage *storage = &p->storages[view.storage];
         p->output_nodes[i] = node->id;
-        if (storage->place == CPU_ARENA && view.offset == 0 && cpu_is_dense(&view) &&
+        if (storage->place == CPU_ARENA && !view.bf16 && view.offset == 0 && cpu_is_dense(&view) &&
             storage->batched == view.batched && storage->elements == cpu_elements(&view)) {
             storage->place = CPU_OUTPUT;
             storage->where = i;
@@ -607,7 +652,8 @@ static demist_status place_storages(demist_program *p)
     for (int32_t i = 0; i < p->n_storages; i++) {
         const struct cpu_storage *s = &p->storages[i];
         int64_t bytes = 0;
-        if (__builtin_mul_overflow(s->elements * 4, s->batched ? p->max_batch : 1, &bytes) ||
+        if (__builtin_mul_overflow(s->elements * cpu_size(s->bf16), s->batched ? p->max_batch : 1,
+                                   &bytes) ||
             s->elements > INT64_MAX / 16 || bytes > INT64_MAX / 4)
             return host->fail(host, DEMIST_NO_MEMORY,
                               "%" PRId64 " images are more than memory can hold: lower the batch",
@@ -645,9 +691,9 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
     if (info->max_batch < 1)
         return host->fail(host, DEMIST_INVALID, "the largest batch is %" PRId64 ": give 1 or more",
                           info->max_batch);
-    if (info->precision != DEMIST_PRECISION_F32 && info->precision != DEMIST_PRECISION_STRICT)
+    if (!cpu_has_precision(device, info->precision))
         return host->fail(host, DEMIST_UNSUPPORTED,
-                          "the cpu backend computes in f32 or strict precision only");
+                          "the cpu backend computes in f32, strict or bf16 precision only");
     for (int32_t i = 0; i < graph->n_nodes; i++) {
         const demist_node *node = graph->nodes[i];
         const char *why = NULL;

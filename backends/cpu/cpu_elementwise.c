@@ -30,7 +30,6 @@ struct elementwise {
 struct call {
     const struct cpu_run *run;
     const struct elementwise *e;
-    float *base[CPU_MAX_OPERANDS];
     int64_t rows, row_chunk, pieces, piece;
 };
 
@@ -78,6 +77,28 @@ static void run_op(const struct cpu_kernels *k, const struct op *op, const struc
         k->binary(code, n, to, spread(in[0], n, room[0]), in[1].data);
 }
 
+/* n elements of floats or bf16 numbers, `step` apart, as floats side by side. */
+static void gather(const struct cpu_kernels *k, bool bf16, const void *from, int64_t step,
+                   int64_t n, float *to)
+{
+    if (bf16 && step == 1)
+        k->widen(n, from, to);
+    else
+        for (int64_t i = 0; i < n; i++)
+            to[i] = bf16 ? cpu_from_bf16(((const uint16_t *)from)[i * step])
+                         : ((const float *)from)[i * step];
+}
+
+static void scatter16(const struct cpu_kernels *k, const float *from, int64_t n, uint16_t *to,
+                      int64_t step)
+{
+    if (step == 1)
+        k->narrow(n, from, to);
+    else
+        for (int64_t i = 0; i < n; i++)
+            to[i * step] = (uint16_t)cpu_to_bf16(from[i]);
+}
+
 /* n elements from the rows' starts on. */
 static void run_piece(const struct call *call, const int64_t *starts, int64_t first, int64_t n,
                       float *scratch)
@@ -88,17 +109,17 @@ static void run_piece(const struct call *call, const int64_t *starts, int64_t fi
     struct source inputs[CPU_MAX_OPERANDS], results[MAX_OPS];
     for (int32_t i = 1; i <= e->n_inputs; i++) {
         const int64_t step = nest->stride[i][inner];
-        const float *x = call->base[i] + starts[i] + first * step;
+        const struct cpu_view *view = &e->views[i];
+        const void *x = cpu_element(call->run, view, starts[i] + first * step);
         inputs[i - 1] = (struct source){x, step == 0};
-        if (step == 0 || step == 1)
+        if (!view->bf16 && (step == 0 || step == 1))
             continue;
-        for (int64_t j = 0; j < n; j++)
-            scratch[j] = x[j * step];
+        gather(call->run->kernels, view->bf16, x, step, step == 0 ? 1 : n, scratch);
         inputs[i - 1].data = scratch;
         scratch += PIECE;
     }
     const int64_t step = nest->stride[0][inner];
-    float *out = call->base[0] + starts[0] + first * step;
+    void *out = cpu_element(call->run, &e->views[0], starts[0] + first * step);
     const float *last_result = scratch;
     results[0] = (struct source){scratch, false};
     for (int32_t i = 0; i < e->n_ops; i++) {
@@ -106,16 +127,18 @@ static void run_piece(const struct call *call, const int64_t *starts, int64_t fi
         struct source in[3] = {{0}};
         for (int32_t j = 0; j < op->n; j++)
             in[j] = op->in[j].computed ? results[op->in[j].index] : inputs[op->in[j].index];
-        const bool last = i == e->n_ops - 1 && step == 1;
+        const bool last = i == e->n_ops - 1 && step == 1 && !e->views[0].bf16;
         float *to = last ? out : scratch;
         run_op(call->run->kernels, op, in, n, to);
         results[i] = (struct source){to, false};
         last_result = to;
         scratch += last ? 0 : PIECE;
     }
-    if (step != 1)
+    if (e->views[0].bf16)
+        scatter16(call->run->kernels, last_result, n, out, step);
+    else if (step != 1)
         for (int64_t j = 0; j < n; j++)
-            out[j * step] = last_result[j];
+            ((float *)out)[j * step] = last_result[j];
 }
 
 static void elementwise_task(void *arg, int64_t task, int worker)
@@ -141,8 +164,6 @@ static demist_status run_elementwise(struct cpu_run *run, const void *arg)
     enum { TASK = 4096 };
     const struct elementwise *e = arg;
     struct call call = {.run = run, .e = e};
-    for (int32_t i = 0; i <= e->n_inputs; i++)
-        call.base[i] = cpu_at(run, &e->views[i]);
     const int64_t length = e->nest.size[e->nest.rank - 1];
     call.rows = cpu_nest_rows(&e->nest, run->images);
     call.row_chunk = length >= TASK ? 1 : TASK / (length > 0 ? length : 1);
@@ -190,7 +211,7 @@ static demist_status operand_of(demist_program *p, const struct cpu_fused *f, st
             return DEMIST_OK;
         }
     struct cpu_view view;
-    CPU_TRY(cpu_value_of(p, node, &view));
+    CPU_TRY(cpu_value_as_stored(p, node, &view));
     operand->computed = false;
     const struct cpu_view like = {.batched = demist_is_batched(f->result), .rank = f->result->rank};
     struct cpu_view to = like;
@@ -262,8 +283,12 @@ demist_status cpu_add_elementwise(demist_program *p, const struct cpu_fused *f)
         for (int32_t i = 0; i < f->n; i++)
             CPU_TRY(plan_op(p, f, i, e));
     const struct cpu_view *like = model(e);
-    CPU_TRY(like ? cpu_result_like(p, f->result, like, &e->views[0])
-                 : cpu_result_dense(p, f->result, &e->views[0]));
+    bool bf16 = false; /* what is computed from f32 alone, such as a sampler's step, stays so */
+    for (int32_t i = 1; i <= e->n_inputs; i++)
+        bf16 = bf16 || e->views[i].bf16;
+    bf16 = bf16 && cpu_keeps_bf16(p, f->result);
+    CPU_TRY(like ? cpu_result_like(p, f->result, bf16, like, &e->views[0])
+                 : cpu_result_dense(p, f->result, bf16, &e->views[0]));
     p->values[f->result->id].view = e->views[0];
     for (int32_t i = 0; i <= e->n_inputs; i++)
         cpu_touch(p, &e->views[i]);
@@ -328,7 +353,7 @@ demist_status cpu_add_cast(demist_program *p, const demist_node *node)
         return DEMIST_NO_MEMORY;
     c->from = from;
     c->to_int = node->dtype == DEMIST_I32;
-    CPU_TRY(cpu_result_dense(p, node, &c->to));
+    CPU_TRY(cpu_result_dense(p, node, false, &c->to));
     p->values[node->id].view = c->to;
     cpu_touch(p, &c->to);
     cpu_touch(p, &c->from);

@@ -153,7 +153,7 @@ static void observe_after(const struct cpu_run *run, const demist_binding *b, in
     for (int32_t i = 0; i < b->n_observers; i++) {
         const struct cpu_observer *o = &b->observers[i];
         if (o->buffer && b->program->values[o->node].ready == step)
-            cpu_copy_run(run, o->copy, (float *)(void *)o->buffer->data);
+            cpu_copy_run(run, o->copy, o->buffer->data);
     }
 }
 

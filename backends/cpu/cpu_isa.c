@@ -33,20 +33,49 @@ static bool has_avx512(void)
 #endif
 }
 
+static bool has_avx512_bf16(void)
+{
+#if IS_X86
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+static bool has_generic(void)
+{
+    return true;
+}
+
+static const struct level {
+    const char *name;
+    bool (*there)(void);
+    const struct cpu_kernels *kernels;
+    const char *why_not;
+} levels[] = {
+/* the best first */
+#if IS_X86
+    {"avx512-bf16", has_avx512_bf16, &cpu_kernels_avx512_bf16,
+     "this processor lacks AVX-512 F, BW, DQ, VL or BF16"},
+    {"avx512", has_avx512, &cpu_kernels_avx512, "this processor lacks AVX-512 F, BW, DQ or VL"},
+    {"avx2", has_avx2, &cpu_kernels_avx2, "this processor has no AVX2 with FMA"},
+#else
+    {"avx512-bf16", has_avx512_bf16, NULL, "it is a level of x86 processors"},
+    {"avx512", has_avx512, NULL, "it is a level of x86 processors"},
+    {"avx2", has_avx2, NULL, "it is a level of x86 processors"},
+#endif
+    {"generic", has_generic, &cpu_kernels_generic, NULL},
+};
+
 const struct cpu_kernels *cpu_find_kernels(const char *level, const char **why)
 {
     const bool automatic = strcmp(level, "auto") == 0;
-#if IS_X86
-    if ((automatic || strcmp(level, "avx512") == 0) && has_avx512())
-        return &cpu_kernels_avx512;
-    if ((automatic || strcmp(level, "avx2") == 0) && has_avx2())
-        return &cpu_kernels_avx2;
-#endif
-    if (automatic || strcmp(level, "generic") == 0)
-        return &cpu_kernels_generic;
-    *why = !IS_X86                                     ? "it is a level of x86 processors"
-           : strcmp(level, "avx2") == 0 && !has_avx2() ? "this processor has no AVX2 with FMA"
-                                                       : "this processor lacks AVX-512 F, BW, DQ "
-                                                         "or VL";
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+        if (!automatic && strcmp(level, levels[i].name) != 0)
+            continue;
+        if (levels[i].there())
+            return levels[i].kernels;
+        *why = levels[i].why_not;
+    }
     return NULL;
 }

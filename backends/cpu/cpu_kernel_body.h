@@ -4,6 +4,12 @@
 #include "cpu_kernels.h"
 #include "cpu_vec_math.h"
 
+#if defined(CPU_LEVEL_BF16)
+#define CPU_HAS_BF16 true
+#else
+#define CPU_HAS_BF16 false
+#endif
+
 #if defined(__clang__)
 #define CPU_UNROLL _Pragma("unroll 4")
 #else
@@ -150,6 +156,175 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
     }
 }
 
+/* --- products of bf16 numbers ---
+ * The same tiles; a step takes two neighbours of a row and of a column. One chain for each sum: the
+ * factors' rounding is hundreds of times its error. */
+#if defined(CPU_LEVEL_BF16)
+#define DOTS2(i)                                                                                   \
+    {                                                                                              \
+        const vi x = v_pair(r##i + 2 * j);                                                         \
+        a##i = v_dot(a##i, x, u0);                                                                 \
+        b##i = v_dot(b##i, x, u1);                                                                 \
+    }
+#define DOTS1(i) a##i = v_dot(a##i, v_pair(r##i + 2 * j), u0);
+#define PAIRS2(R) REP_##R(DOTS2)
+#define PAIRS1(R) REP_##R(DOTS1)
+#else
+/* all upper halves, then all lower ones: fewer registers at a time */
+#define UPPER2(i)                                                                                  \
+    {                                                                                              \
+        const vf x = v_upper(v_pair(r##i + 2 * j));                                                \
+        a##i = v_fma(x, h0, a##i);                                                                 \
+        b##i = v_fma(x, h1, b##i);                                                                 \
+    }
+#define LOWER2(i)                                                                                  \
+    {                                                                                              \
+        const vf x = v_lower(v_pair(r##i + 2 * j));                                                \
+        a##i = v_fma(x, l0, a##i);                                                                 \
+        b##i = v_fma(x, l1, b##i);                                                                 \
+    }
+#define UPPER1(i) a##i = v_fma(v_upper(v_pair(r##i + 2 * j)), h0, a##i);
+#define LOWER1(i) a##i = v_fma(v_lower(v_pair(r##i + 2 * j)), l0, a##i);
+#define PAIRS2(R)                                                                                  \
+    {                                                                                              \
+        const vf h0 = v_upper(u0), h1 = v_upper(u1);                                               \
+        REP_##R(UPPER2)                                                                            \
+    }                                                                                              \
+    {                                                                                              \
+        const vf l0 = v_lower(u0), l1 = v_lower(u1);                                               \
+        REP_##R(LOWER2)                                                                            \
+    }
+#define PAIRS1(R)                                                                                  \
+    {                                                                                              \
+        const vf h0 = v_upper(u0);                                                                 \
+        REP_##R(UPPER1)                                                                            \
+    }                                                                                              \
+    {                                                                                              \
+        const vf l0 = v_lower(u0);                                                                 \
+        REP_##R(LOWER1)                                                                            \
+    }
+#endif
+#define ROW16(i) const uint16_t *r##i = a[i];
+/* an odd last one, beside a weight of zero */
+#define LAST2(i)                                                                                   \
+    {                                                                                              \
+        const vf x = v_set(last_of(r##i, k));                                                      \
+        a##i = v_fma(x, l0, a##i);                                                                 \
+        b##i = v_fma(x, l1, b##i);                                                                 \
+    }
+#define LAST1(i) a##i = v_fma(v_set(last_of(r##i, k)), l0, a##i);
+
+CPU_INLINE float last_of(const uint16_t *row, int64_t k)
+{
+    const uint32_t bits = (uint32_t)row[k - 1] << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+#define PRODUCT16(R)                                                                               \
+    static void product16_##R##x2(int64_t taps, int64_t k, const uint16_t *const *a,               \
+                                  const float *b, const float *init, float *c, int64_t ldc,        \
+                                  struct cpu_ahead ahead)                                          \
+    {                                                                                              \
+        const vf init0 = init ? v_load(init) : v_zero();                                           \
+        const vf init1 = init ? v_load(init + VW) : v_zero();                                      \
+        REP_##R(START2) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
+        {                                                                                          \
+            REP_##R(ROW16) CPU_UNROLL for (int64_t j = 0; j < k / 2; j++, b += 2 * VW)             \
+            {                                                                                      \
+                __builtin_prefetch(ahead.a);                                                       \
+                ahead.a += ahead.a_step;                                                           \
+                __builtin_prefetch(ahead.b, 0, 2);                                                 \
+                ahead.b += ahead.b_step;                                                           \
+                const vi u0 = (vi)v_load(b), u1 = (vi)v_load(b + VW);                              \
+                PAIRS2(R)                                                                          \
+            }                                                                                      \
+            if (k % 2) {                                                                           \
+                const vf l0 = v_lower((vi)v_load(b)), l1 = v_lower((vi)v_load(b + VW));            \
+                REP_##R(LAST2) b += 2 * VW;                                                        \
+            }                                                                                      \
+        }                                                                                          \
+        REP_##R(STORE2)                                                                            \
+    }                                                                                              \
+    static void product16_##R##x1(int64_t taps, int64_t k, const uint16_t *const *a,               \
+                                  const float *b, const float *init, float *c, int64_t ldc,        \
+                                  struct cpu_ahead ahead)                                          \
+    {                                                                                              \
+        (void)ahead;                                                                               \
+        const vf init0 = init ? v_load(init) : v_zero();                                           \
+        REP_##R(START1) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
+        {                                                                                          \
+            REP_##R(ROW16) CPU_UNROLL for (int64_t j = 0; j < k / 2; j++, b += VW)                 \
+            {                                                                                      \
+                const vi u0 = (vi)v_load(b);                                                       \
+                PAIRS1(R)                                                                          \
+            }                                                                                      \
+            if (k % 2) {                                                                           \
+                const vf l0 = v_lower((vi)v_load(b));                                              \
+                REP_##R(LAST1) b += VW;                                                            \
+            }                                                                                      \
+        }                                                                                          \
+        REP_##R(STORE1)                                                                            \
+    }
+
+PRODUCT16(1)
+PRODUCT16(2)
+PRODUCT16(3)
+PRODUCT16(4)
+PRODUCT16(5)
+PRODUCT16(6)
+#if CPU_ROWS > 6
+PRODUCT16(7)
+PRODUCT16(8)
+PRODUCT16(9)
+PRODUCT16(10)
+PRODUCT16(11)
+PRODUCT16(12)
+PRODUCT16(13)
+PRODUCT16(14)
+#endif
+
+static void gemm16(int rows, int vecs, const uint16_t *const *a, int64_t taps, int64_t k,
+                   const float *b, const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)
+{
+    typedef void (*product16)(int64_t taps, int64_t k, const uint16_t *const *a, const float *b,
+                              const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
+#define PAIR16(R) {product16_##R##x1, product16_##R##x2},
+    static const product16 products[CPU_ROWS][2] = {
+        PAIR16(1) PAIR16(2) PAIR16(3) PAIR16(4) PAIR16(5) PAIR16(6)
+#if CPU_ROWS > 6
+            PAIR16(7) PAIR16(8) PAIR16(9) PAIR16(10) PAIR16(11) PAIR16(12) PAIR16(13) PAIR16(14)
+#endif
+    };
+    products[rows - 1][vecs - 1](taps, k, a, b, init, c, ldc, ahead);
+}
+
+static void widen(int64_t n, const uint16_t *src, float *dst)
+{
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t m = n - i < VW ? n - i : VW;
+        v_store_n(dst + i, v_load16_n(src + i, m), m);
+    }
+}
+
+static void narrow(int64_t n, const float *src, uint16_t *dst)
+{
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t m = n - i < VW ? n - i : VW;
+        v_store16_n(dst + i, v_load_n(src + i, m), m);
+    }
+}
+
+static void interleave(int64_t n, const uint16_t *first, const uint16_t *second, float *dst)
+{
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t m = n - i < VW ? n - i : VW;
+        const vu low = (vu)v_load16_n(first + i, m), high = (vu)v_load16_n(second + i, m);
+        v_store_n(dst + i, (vf)(low >> 16 | high), m);
+    }
+}
+
 /* --- elementwise --- */
 
 /* The loop over vectors and a rest; `e` computes y from x. */
@@ -247,25 +422,24 @@ static void binary(demist_op op, int64_t n, float *dst, const float *left, const
 #undef LOAD_RIGHT
 }
 
-static void scalar_right(demist_op op, int64_t n, float *dst, const float *left, float right)
-{
+static void scalar_right(demist_op op, int64_t n, float *dst, const float *left, float right){
 #define LOAD_RIGHT const vf y = v_set(right)
     BINARY_OPS
 #undef LOAD_RIGHT
 }
 
-static void store(int rows, int64_t n, const float *tile, int64_t ld, const float *const *add,
-                  float *const *to)
+CPU_INLINE void store_as(int rows, int64_t n, const float *tile, int64_t ld, void *const *add,
+                         bool add_bf16, void *const *to, bool to_bf16)
 {
     if (n == 2 * VW) { /* a whole panel */
         for (int i = 0; i < rows; i++, tile += ld) {
             vf a = v_load(tile), b = v_load(tile + VW);
             if (add) {
-                a += v_load(add[i]);
-                b += v_load(add[i] + VW);
+                a += v_load_as(add[i], add_bf16, 0, VW);
+                b += v_load_as(add[i], add_bf16, VW, VW);
             }
-            v_store(to[i], a);
-            v_store(to[i] + VW, b);
+            v_store_as(to[i], to_bf16, 0, a, VW);
+            v_store_as(to[i], to_bf16, VW, b, VW);
         }
         return;
     }
@@ -274,9 +448,22 @@ static void store(int rows, int64_t n, const float *tile, int64_t ld, const floa
             const int64_t m = n - j < VW ? n - j : VW;
             vf x = v_load_n(tile + j, m);
             if (add)
-                x += v_load_n(add[i] + j, m);
-            v_store_n(to[i] + j, x, m);
+                x += v_load_as(add[i], add_bf16, j, m);
+            v_store_as(to[i], to_bf16, j, x, m);
         }
+}
+
+static void store(int rows, int64_t n, const float *tile, int64_t ld, void *const *add,
+                  bool add_bf16, void *const *to, bool to_bf16)
+{
+    if (!to_bf16 && !add_bf16)
+        store_as(rows, n, tile, ld, add, false, to, false);
+    else if (!to_bf16)
+        store_as(rows, n, tile, ld, add, true, to, false);
+    else if (!add_bf16)
+        store_as(rows, n, tile, ld, add, false, to, true);
+    else
+        store_as(rows, n, tile, ld, add, true, to, true);
 }
 
 static void select_kernel(int64_t n, float *dst, const float *c, const float *left,
@@ -301,20 +488,21 @@ static void multiply_add(int64_t n, float *dst, const float *x, const float *y, 
 /* --- normalisation --- */
 
 /* Σ (x - m)^power over n <= 64 rows, four sums side by side. */
-CPU_INLINE vf sum_rows(const float *x, int64_t n, int64_t ld, int64_t lanes, vf m, int power)
+CPU_INLINE vf sum_rows(const void *x, bool bf16, int64_t at, int64_t n, int64_t ld, int64_t lanes,
+                       vf m, int power)
 {
     vf s[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
     int64_t i = 0;
-    for (; i + 4 <= n; i += 4, x += 4 * ld)
+    for (; i + 4 <= n; i += 4, at += 4 * ld)
         for (int k = 0; k < 4; k++) {
-            const vf d = v_load_n(x + k * ld, lanes) - m;
+            const vf d = v_load_as(x, bf16, at + k * ld, lanes) - m;
             if (power == 1)
                 s[k] += d;
             else
                 s[k] = v_fma(d, d, s[k]);
         }
-    for (; i < n; i++, x += ld) {
-        const vf d = v_load_n(x, lanes) - m;
+    for (; i < n; i++, at += ld) {
+        const vf d = v_load_as(x, bf16, at, lanes) - m;
         if (power == 1)
             s[0] += d;
         else
@@ -325,14 +513,15 @@ CPU_INLINE vf sum_rows(const float *x, int64_t n, int64_t ld, int64_t lanes, vf 
 
 /* The same over any number, in a cascade: 64 rows, 64 of those, all of these. An error here scales
  * or shifts a whole group of channels, so sums must be better than one long chain. */
-CPU_INLINE vf sum_pixels(const float *x, int64_t pixels, int64_t ld, int64_t lanes, vf m, int power)
+CPU_INLINE vf sum_pixels(const void *x, bool bf16, int64_t at, int64_t pixels, int64_t ld,
+                         int64_t lanes, vf m, int power)
 {
     vf all = v_zero();
     for (int64_t i = 0; i < pixels;) {
         vf part = v_zero();
         for (int k = 0; k < 64 && i < pixels; k++) {
             const int64_t n = pixels - i < 64 ? pixels - i : 64;
-            part += sum_rows(x + i * ld, n, ld, lanes, m, power);
+            part += sum_rows(x, bf16, at + i * ld, n, ld, lanes, m, power);
             i += n;
         }
         all += part;
@@ -341,48 +530,81 @@ CPU_INLINE vf sum_pixels(const float *x, int64_t pixels, int64_t ld, int64_t lan
 }
 
 /* Two passes: the squares are of differences from the mean. */
-static void channel_stats(const float *x, int64_t pixels, int64_t ld, int64_t channels, float *mean,
-                          float *m2)
+CPU_INLINE void stats_as(const void *x, bool bf16, int64_t pixels, int64_t ld, int64_t channels,
+                         float *mean, float *m2)
 {
     const vf count = v_set((float)pixels);
     for (int64_t c = 0; c < channels; c += VW) {
         const int64_t n = channels - c < VW ? channels - c : VW;
-        const vf m = sum_pixels(x + c, pixels, ld, n, v_zero(), 1) / count;
+        const vf m = sum_pixels(x, bf16, c, pixels, ld, n, v_zero(), 1) / count;
         v_store_n(mean + c, m, n);
-        v_store_n(m2 + c, sum_pixels(x + c, pixels, ld, n, m, 2), n);
+        v_store_n(m2 + c, sum_pixels(x, bf16, c, pixels, ld, n, m, 2), n);
     }
 }
 
+static void channel_stats(const void *x, bool bf16, int64_t pixels, int64_t ld, int64_t channels,
+                          float *mean, float *m2)
+{
+    if (bf16)
+        stats_as(x, true, pixels, ld, channels, mean, m2);
+    else
+        stats_as(x, false, pixels, ld, channels, mean, m2);
+}
+
+/* One vector of an activation that is not worth a loop of its own. */
+static vf apply(demist_op act, vf v)
+{
+    float x[VW];
+    v_store(x, v);
+    unary(act, VW, x, x, 0, 0);
+    return v_load(x);
+}
+
 #define NORMALISE(e)                                                                               \
-    for (int64_t i = 0; i < pixels; i++, x_row += ldx, y_row += ldy)                               \
+    for (int64_t i = 0; i < pixels; i++)                                                           \
         for (int64_t c = 0; c < channels; c += VW) {                                               \
             const int64_t n = channels - c < VW ? channels - c : VW;                               \
-            const vf v = v_fma(v_load_n(x_row + c, n) - v_load_n(mean + c, n),                     \
+            const vf v = v_fma(v_load_as(x, x_bf16, i * ldx + c, n) - v_load_n(mean + c, n),       \
                                v_load_n(scale + c, n), v_load_n(shift + c, n));                    \
-            v_store_n(y_row + c, (e), n);                                                          \
+            v_store_as(y, y_bf16, i *ldy + c, (e), n);                                             \
         }
 
-static void normalise(demist_op act, const float *x_row, int64_t ldx, float *y_row, int64_t ldy,
-                      int64_t pixels, int64_t channels, const float *mean, const float *scale,
-                      const float *shift)
+CPU_INLINE void normalise_as(demist_op act, const void *x, bool x_bf16, int64_t ldx, void *y,
+                             bool y_bf16, int64_t ldy, int64_t pixels, int64_t channels,
+                             const float *mean, const float *scale, const float *shift)
 {
-    if (act == DEMIST_OP_SILU) {
+    switch ((int)act) {
+    case DEMIST_OP_SILU:
         NORMALISE(v_silu(v))
         return;
-    }
-    if (act == DEMIST_OP_RELU) {
+    case DEMIST_OP_RELU:
         NORMALISE(v_max(v_zero(), v))
         return;
-    }
-    if (act == DEMIST_OP_GELU) {
+    case DEMIST_OP_GELU:
         NORMALISE(v_gelu(v))
         return;
+    case 0:
+        NORMALISE(v)
+        return;
+    default:
+        NORMALISE(apply(act, v))
     }
-    float *first = y_row;
-    NORMALISE(v)
-    if (act != 0)
-        for (int64_t i = 0; i < pixels; i++)
-            unary(act, channels, first + i * ldy, first + i * ldy, 0, 0);
+}
+
+static void normalise(demist_op act, const void *x, bool x_bf16, int64_t ldx, void *y, bool y_bf16,
+                      int64_t ldy, int64_t pixels, int64_t channels, const float *mean,
+                      const float *scale, const float *shift)
+{
+#define AS(xb, yb) normalise_as(act, x, xb, ldx, y, yb, ldy, pixels, channels, mean, scale, shift)
+    if (x_bf16 && y_bf16)
+        AS(true, true);
+    else if (x_bf16)
+        AS(true, false);
+    else if (y_bf16)
+        AS(false, true);
+    else
+        AS(false, false);
+#undef AS
 }
 
 static void layer_norm(int64_t n, const float *x, float *y, const float *gamma, const float *beta,
@@ -494,26 +716,25 @@ CPU_INLINE void output_2(const vf *d, int s, vf *o, int t)
     o[t] = (d[s] - d[2 * s]) - d[3 * s];
 }
 
-CPU_INLINE void transform_input(int m, const float *x, int64_t row_stride, int64_t pixel_stride,
-                                int h, int w, int y0, int x0, int up, int64_t channels, float *v,
-                                int64_t step)
+CPU_INLINE void transform_input(int m, const void *x, bool x_bf16, int64_t row_stride,
+                                int64_t pixel_stride, int h, int w, int y0, int x0, int up,
+                                int64_t channels, void *v, bool v_bf16, int64_t step)
 {
     const int size = m + 2;
-    const float *pixel[36];
+    int64_t pixel[36]; /* -1: outside */
     for (int r = 0; r < size; r++)
         for (int c = 0; c < size; c++) {
             const int y = y0 + r, z = x0 + c;
             const bool inside = y >= 0 && y < h && z >= 0 && z < w;
-            pixel[r * size + c] =
-                inside ? x + (y >> up) * row_stride + (z >> up) * pixel_stride : NULL;
+            pixel[r * size + c] = inside ? (y >> up) * row_stride + (z >> up) * pixel_stride : -1;
         }
     for (int64_t k = 0; k < channels; k += VW) {
         const int64_t n = channels - k < VW ? channels - k : VW;
         vf d[36], e[6];
         for (int r = 0; r < size; r++) {
             for (int c = 0; c < size; c++) {
-                const float *p = pixel[r * size + c];
-                e[c] = p ? v_load_n(p + k, n) : v_zero();
+                const int64_t p = pixel[r * size + c];
+                e[c] = p >= 0 ? v_load_as(x, x_bf16, p + k, n) : v_zero();
             }
             if (m == 4)
                 input_4(e, 1, d + r * size, 1);
@@ -526,18 +747,28 @@ CPU_INLINE void transform_input(int m, const float *x, int64_t row_stride, int64
             else
                 input_2(d + c, size, e, 1);
             for (int r = 0; r < size; r++)
-                v_store_n(v + (r * size + c) * step + k, e[r], n);
+                v_store_as(v, v_bf16, (r * size + c) * step + k, e[r], n);
         }
     }
 }
 
-static void winograd_input(int m, const float *x, int64_t row_stride, int64_t pixel_stride, int h,
-                           int w, int y0, int x0, int up, int64_t channels, float *v, int64_t step)
+static void winograd_input(int m, const void *x, bool x_bf16, int64_t row_stride,
+                           int64_t pixel_stride, int h, int w, int y0, int x0, int up,
+                           int64_t channels, void *v, bool v_bf16, int64_t step)
 {
-    if (m == 4)
-        transform_input(4, x, row_stride, pixel_stride, h, w, y0, x0, up, channels, v, step);
+#define AS(m, xb, vb)                                                                              \
+    transform_input(m, x, xb, row_stride, pixel_stride, h, w, y0, x0, up, channels, v, vb, step)
+    if (!x_bf16 && m == 4)
+        AS(4, false, false);
+    else if (!x_bf16)
+        AS(2, false, false);
+    else if (m == 4)
+        AS(4, true, false);
+    else if (v_bf16)
+        AS(2, true, true);
     else
-        transform_input(2, x, row_stride, pixel_stride, h, w, y0, x0, up, channels, v, step);
+        AS(2, true, false);
+#undef AS
 }
 
 CPU_INLINE void transform_output(int m, const float *p, int64_t step, int vecs, const float *bias,
@@ -595,7 +826,12 @@ const struct cpu_kernels CPU_KERNELS = {
     .mr = CPU_ROWS,
     .nr = 2 * VW,
     .fused = VW > 4,
+    .bf16 = CPU_HAS_BF16,
     .gemm = gemm,
+    .gemm16 = gemm16,
+    .widen = widen,
+    .narrow = narrow,
+    .interleave = interleave,
     .unary = unary,
     .binary = binary,
     .scalar_right = scalar_right,

@@ -34,30 +34,43 @@ struct cpu_kernels {
     int vw;     /* floats of a vector */
     int mr, nr; /* tile of a product */
     bool fused; /* a multiply-add rounds once */
+    bool bf16;  /* products of bf16 numbers are faster than those of floats */
 
     /* c[i][0..vecs·vw) = init + Σ_tap Σ_k a[tap·rows + i][k]·b[tap][k][·] for i < rows <= mr;
      * vecs 1 or 2; init [vecs·vw] or NULL for zeros; c's rows are ldc apart. */
     void (*gemm)(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
                  const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
 
+    /* The same of bf16 numbers, summed in float32, of taps·k of each row. b holds two steps of k in
+     * each element: [tap][(k+1)/2][vecs·vw] pairs, the first one in the lower half, and 0 as the
+     * second one of an odd last step. ahead: for each pair. */
+    void (*gemm16)(int rows, int vecs, const uint16_t *const *a, int64_t taps, int64_t k,
+                   const float *b, const float *init, float *c, int64_t ldc,
+                   struct cpu_ahead ahead);
+    /* n numbers from bf16, to bf16 (nearest, halves to even), and pairs (first[i], second[i]). */
+    void (*widen)(int64_t n, const uint16_t *src, float *dst);
+    void (*narrow)(int64_t n, const float *src, uint16_t *dst);
+    void (*interleave)(int64_t n, const uint16_t *first, const uint16_t *second, float *dst);
+
     /* Elementwise over n floats; dst may be an operand. p0, p1: AFFINE's a, b; CLAMP's lo, hi. */
     void (*unary)(demist_op op, int64_t n, float *dst, const float *x, float p0, float p1);
     void (*binary)(demist_op op, int64_t n, float *dst, const float *x, const float *y);
     void (*scalar_right)(demist_op op, int64_t n, float *dst, const float *x, float y);
-    /* to[i][0..n) = tile[i·ld + ·] (+ add[i][·] where add is given) for i < rows */
-    void (*store)(int rows, int64_t n, const float *tile, int64_t ld, const float *const *add,
-                  float *const *to);
+    /* to[i][0..n) = tile[i·ld + ·] (+ add[i][·] where add is given) for i < rows; to and add are
+     * floats or bf16 numbers, here and below */
+    void (*store)(int rows, int64_t n, const float *tile, int64_t ld, void *const *add,
+                  bool add_bf16, void *const *to, bool to_bf16);
     void (*select)(int64_t n, float *dst, const float *c, const float *x, const float *y);
     /* dst = x·y + z */
     void (*multiply_add)(int64_t n, float *dst, const float *x, const float *y, const float *z);
 
     /* mean[c] and m2[c] = Σ (x - mean)² over `pixels` rows, ld apart, for c < channels. */
-    void (*channel_stats)(const float *x, int64_t pixels, int64_t ld, int64_t channels, float *mean,
-                          float *m2);
+    void (*channel_stats)(const void *x, bool bf16, int64_t pixels, int64_t ld, int64_t channels,
+                          float *mean, float *m2);
     /* y = act((x - mean)·scale + shift), all three by channel; act: an op, or 0 for none. */
-    void (*normalise)(demist_op act, const float *x, int64_t ldx, float *y, int64_t ldy,
-                      int64_t pixels, int64_t channels, const float *mean, const float *scale,
-                      const float *shift);
+    void (*normalise)(demist_op act, const void *x, bool x_bf16, int64_t ldx, void *y, bool y_bf16,
+                      int64_t ldy, int64_t pixels, int64_t channels, const float *mean,
+                      const float *scale, const float *shift);
     /* y = (x - mean)/sqrt(variance + eps)·gamma + beta over n floats; gamma, beta may be NULL */
     void (*layer_norm)(int64_t n, const float *x, float *y, const float *gamma, const float *beta,
                        float eps);
@@ -66,9 +79,10 @@ struct cpu_kernels {
 
     /* Winograd F(m x m, 3x3), m 2 or 4. Input: the (m+2)² pixels from (y0, x0) on, zeros outside
      * h x w (in the upsampled picture: source pixel (y >> up, x >> up)); v: (m+2)² vectors of
-     * `channels`, `step` floats apart. */
-    void (*winograd_input)(int m, const float *x, int64_t row_stride, int64_t pixel_stride, int h,
-                           int w, int y0, int x0, int up, int64_t channels, float *v, int64_t step);
+     * `channels`, `step` elements apart; of bf16 only for m 2 and a bf16 x. */
+    void (*winograd_input)(int m, const void *x, bool x_bf16, int64_t row_stride,
+                           int64_t pixel_stride, int h, int w, int y0, int x0, int up,
+                           int64_t channels, void *v, bool v_bf16, int64_t step);
     /* Output: (m+2)² vectors of vecs·vw, `step` apart, to tile [m·m][vecs·vw] with bias added. */
     void (*winograd_output)(int m, const float *p, int64_t step, int vecs, const float *bias,
                             float *tile);
@@ -78,6 +92,7 @@ struct cpu_kernels {
                       int64_t ldd);
 };
 
-extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512;
+extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512,
+    cpu_kernels_avx512_bf16;
 
 #endif

@@ -137,13 +137,14 @@ static void group_task(void *arg, int64_t task, int worker)
     const int64_t n = cpu_least(m->chunk, m->channels - first);
     float *mean = cpu_scratch(run, worker), *m2 = mean + m->chunk, *scale = m2 + m->chunk;
     float *shift = scale + m->chunk;
-    const float *x = cpu_at(run, &m->x) + image * m->x.stride[0] + first;
-    float *y = cpu_at(run, &m->y) + image * m->y.stride[0] + first;
-    run->kernels->channel_stats(x, m->pixels, m->ldx, n, mean, m2);
+    const void *x = cpu_element(run, &m->x, image * m->x.stride[0] + first);
+    void *y = cpu_element(run, &m->y, image * m->y.stride[0] + first);
+    run->kernels->channel_stats(x, m->x.bf16, m->pixels, m->ldx, n, mean, m2);
     combine(m, n, mean, m2, scale);
     apply_params(call, first, n, scale, shift);
     apply_posts(call, image, first, n, scale, shift);
-    run->kernels->normalise(m->act, x, m->ldx, y, m->ldy, m->pixels, n, mean, scale, shift);
+    run->kernels->normalise(m->act, x, m->x.bf16, m->ldx, y, m->y.bf16, m->ldy, m->pixels, n, mean,
+                            scale, shift);
 }
 
 static demist_status run_group(struct cpu_run *run, const void *op)
@@ -170,9 +171,10 @@ static void batch_task(void *arg, int64_t task, int worker)
         scale[c] = (float)(1 / sqrt((double)variance[c] + (double)m->eps));
     apply_params(call, 0, m->channels, scale, shift);
     apply_posts(call, image, 0, m->channels, scale, shift);
-    run->kernels->normalise(m->act, cpu_at(run, &m->x) + image * m->x.stride[0] + first * m->ldx,
-                            m->ldx, cpu_at(run, &m->y) + image * m->y.stride[0] + first * m->ldy,
-                            m->ldy, pixels, m->channels, cpu_at(run, &m->param[2]), scale, shift);
+    run->kernels->normalise(
+        m->act, cpu_element(run, &m->x, image * m->x.stride[0] + first * m->ldx), m->x.bf16, m->ldx,
+        cpu_element(run, &m->y, image * m->y.stride[0] + first * m->ldy), m->y.bf16, m->ldy, pixels,
+        m->channels, cpu_at(run, &m->param[2]), scale, shift);
 }
 
 static demist_status run_batch(struct cpu_run *run, const void *op)
@@ -190,20 +192,23 @@ static demist_status run_batch(struct cpu_run *run, const void *op)
 /* One row: an image's (y, x) position. */
 static void layer_task(void *arg, int64_t task, int worker)
 {
-    (void)worker;
     const struct call *call = arg;
     const struct norm *m = call->norm;
     const struct cpu_run *run = call->run;
+    float *room = cpu_scratch(run, worker), *result = room + m->channels;
     const int64_t per_image = m->groups * m->pixels; /* rows·columns */
     const int64_t last =
         cpu_least((task + 1) * call->pixel_chunk, cpu_images(run, &m->yg.view) * per_image);
     for (int64_t row = task * call->pixel_chunk; row < last; row++) {
         const int64_t image = row / per_image, i = row / m->pixels % m->groups, j = row % m->pixels;
-        const float *x =
-            cpu_at(run, &m->xg.view) + image * m->xg.image + i * m->xg.row + j * m->xg.column;
+        const void *x =
+            cpu_element(run, &m->xg.view, image * m->xg.image + i * m->xg.row + j * m->xg.column);
+        void *y =
+            cpu_element(run, &m->yg.view, image * m->yg.image + i * m->yg.row + j * m->yg.column);
+        if (m->x.bf16)
+            run->kernels->widen(m->channels, x, room);
         struct cpu_tile tile = {
-            .data =
-                cpu_at(run, &m->yg.view) + image * m->yg.image + i * m->yg.row + j * m->yg.column,
+            .data = m->y.bf16 ? result : y,
             .n = m->channels,
             .ld = m->channels,
             .rows = 1,
@@ -211,10 +216,12 @@ static void layer_task(void *arg, int64_t task, int worker)
             .y = {i},
             .x = {j},
         };
-        run->kernels->layer_norm(m->channels, x, tile.data,
+        run->kernels->layer_norm(m->channels, m->x.bf16 ? room : x, tile.data,
                                  m->has[0] ? cpu_at(run, &m->param[0]) : NULL,
                                  m->has[1] ? cpu_at(run, &m->param[1]) : NULL, m->eps);
         cpu_run_posts(run, m->posts, m->n_posts, &tile);
+        if (m->y.bf16)
+            run->kernels->narrow(m->channels, result, y);
     }
 }
 
@@ -246,9 +253,9 @@ static demist_status param_of(demist_program *p, const struct cpu_fused *f, int3
 static demist_status plan_channels(demist_program *p, const struct cpu_fused *f, struct norm *m)
 {
     const demist_node *node = f->chain[0];
-    CPU_TRY(cpu_value_of(p, node->inputs[0], &m->x));
+    CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &m->x));
     CPU_TRY(cpu_need_pixels(p, f->result->id, &m->x));
-    CPU_TRY(cpu_result_pixels(p, f->result, &m->y));
+    CPU_TRY(cpu_result_pixels(p, f->result, cpu_keeps_bf16(p, f->result), &m->y));
     p->values[f->result->id].view = m->y;
     m->channels = node->shape[1];
     m->pixels = 1;
@@ -266,9 +273,9 @@ static demist_status plan_channels(demist_program *p, const struct cpu_fused *f,
 
 static demist_status plan_rows(demist_program *p, const struct cpu_fused *f, struct norm *m)
 {
-    CPU_TRY(cpu_value_of(p, f->chain[0]->inputs[0], &m->x));
+    CPU_TRY(cpu_value_as_stored(p, f->chain[0]->inputs[0], &m->x));
     CPU_TRY(cpu_need_rows(p, f->result->id, &m->x));
-    CPU_TRY(cpu_result_dense(p, f->result, &m->y));
+    CPU_TRY(cpu_result_dense(p, f->result, cpu_keeps_bf16(p, f->result), &m->y));
     p->values[f->result->id].view = m->y;
     if (m->x.rank > 4)
         CPU_TRY(cpu_merge_rows(p, f->result->id, &m->x, &m->y));
@@ -278,6 +285,7 @@ static demist_status plan_rows(demist_program *p, const struct cpu_fused *f, str
     m->channels = m->x.shape[last];
     m->groups = last > 2 ? m->x.shape[last - 2] : 1;
     m->pixels = last > 1 ? m->x.shape[last - 1] : 1;
+    cpu_need_scratch(p, 2 * m->channels);
     return DEMIST_OK;
 }
 
@@ -292,7 +300,7 @@ demist_status cpu_add_norm(demist_program *p, const struct cpu_fused *f)
     for (int32_t i = 1; i <= 4; i++)
         CPU_TRY(param_of(p, f, i, m));
     CPU_TRY(rows ? plan_rows(p, f, m) : plan_channels(p, f, m));
-    CPU_TRY(cpu_posts_of(p, f, &m->y, rows ? m->y.rank - 1 : 1, 1, m->posts, &m->n_posts));
+    CPU_TRY(cpu_posts_of(p, f, &m->y, rows ? m->y.rank - 1 : 1, 1, rows, m->posts, &m->n_posts));
     if (!rows && m->n_posts > 0 && cpu_is_activation(m->posts[m->n_posts - 1].op))
         m->act = m->posts[--m->n_posts].op;
     cpu_touch(p, &m->x);

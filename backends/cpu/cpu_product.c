@@ -37,23 +37,33 @@ struct packing {
     float *packed;
 };
 
+/* 0 beyond the filters and channels */
+static float scaled_weight(const struct packing *pk, int64_t group, int64_t o, int64_t channel,
+                           int64_t tap)
+{
+    const struct cpu_product *c = pk->product;
+    if (o >= c->filters || channel >= c->channels)
+        return 0;
+    return (float)(pk->scale[group * c->filters + o] *
+                   weight_at(c, pk->weight, group, o, channel, tap));
+}
+
 static void pack_panel(const struct packing *pk, const struct cpu_phase *phase, int64_t group,
                        int64_t panel)
 {
     const struct cpu_product *c = pk->product;
     const struct cpu_kernels *k = pk->kernels;
-    const int64_t depth = phase->n_taps * c->channels, first = panel * k->nr;
+    const int64_t depth = phase->n_taps * c->steps, first = panel * k->nr;
     const int64_t width = cpu_panel_vecs(k, first, c->filters) * k->vw;
     float *to = pk->packed + phase->packed + group * cpu_packed_floats(k, depth, c->filters) +
                 cpu_panel_at(k, depth, panel);
     for (int32_t t = 0; t < phase->n_taps; t++)
-        for (int64_t ch = 0; ch < c->channels; ch++, to += width)
+        for (int64_t step = 0; step < c->steps; step++, to += width)
             for (int64_t j = 0; j < width; j++) {
                 const int64_t o = first + j;
-                to[j] = o < c->filters
-                            ? (float)(pk->scale[group * c->filters + o] *
-                                      weight_at(c, pk->weight, group, o, ch, phase->tap[t]))
-                            : 0;
+                to[j] = c->half ? cpu_pair(scaled_weight(pk, group, o, 2 * step, phase->tap[t]),
+                                           scaled_weight(pk, group, o, 2 * step + 1, phase->tap[t]))
+                                : scaled_weight(pk, group, o, step, phase->tap[t]);
             }
 }
 
@@ -131,6 +141,48 @@ static void prepare(const struct cpu_kernels *k, const demist_host *host, void *
 
 /* --- what follows a product --- */
 
+/* Elements first … first + n of an operand that are not there as floats side by side: bf16 numbers
+ * (channel 1), or one for all (channel 0). */
+static void spread_operand(const struct cpu_kernels *k, const struct cpu_grid *g, const void *from,
+                           int64_t first, int64_t n, float *to)
+{
+    if (g->channel != 0 && g->view.bf16) {
+        k->widen(n, (const uint16_t *)from + first, to);
+        return;
+    }
+    const float x = g->view.bf16 ? cpu_from_bf16(*(const uint16_t *)from) : *(const float *)from;
+    for (int64_t i = 0; i < n; i++)
+        to[i] = x;
+}
+
+/* Row r of the tile, with the post's operand. */
+static void run_operand(const struct cpu_run *run, const struct cpu_post *post,
+                        const struct cpu_tile *t, int r)
+{
+    const struct cpu_kernels *k = run->kernels;
+    const struct cpu_grid *g = &post->operand;
+    float *row = t->data + r * t->ld, room[CPU_MAX_NR];
+    const void *operand = cpu_element(run, &g->view,
+                                      t->channel * g->channel + t->image[r] * g->image +
+                                          t->y[r] * g->row + t->x[r] * g->column);
+    const bool spread = g->channel == 0 || g->view.bf16;
+    const int64_t piece = spread ? CPU_MAX_NR : t->n;
+    if (g->channel == 0 && !g->view.bf16 && !post->reversed) {
+        k->scalar_right(post->op, t->n, row, row, *(const float *)operand);
+        return;
+    }
+    for (int64_t j = 0; j < t->n; j += piece) {
+        const int64_t n = cpu_least(piece, t->n - j);
+        const float *y = spread ? room : operand;
+        if (spread)
+            spread_operand(k, g, operand, j, n, room);
+        if (post->reversed)
+            k->binary(post->op, n, row + j, y, row + j);
+        else
+            k->binary(post->op, n, row + j, row + j, y);
+    }
+}
+
 void cpu_run_posts(const struct cpu_run *run, const struct cpu_post *posts, int32_t n,
                    const struct cpu_tile *t)
 {
@@ -146,32 +198,19 @@ void cpu_run_posts(const struct cpu_run *run, const struct cpu_post *posts, int3
                              post->p1);
             continue;
         }
-        const struct cpu_grid *g = &post->operand;
-        const float *base = cpu_at(run, &g->view) + t->channel * g->channel;
-        for (int r = 0; r < t->rows; r++) {
-            float *row = t->data + r * t->ld;
-            const float *operand =
-                base + t->image[r] * g->image + t->y[r] * g->row + t->x[r] * g->column;
-            float same[CPU_MAX_NR];
-            if (g->channel == 0) {
-                if (!post->reversed) {
-                    k->scalar_right(post->op, t->n, row, row, *operand);
-                    continue;
-                }
-                for (int64_t j = 0; j < t->n; j += CPU_MAX_NR) {
-                    const int64_t m = cpu_least(CPU_MAX_NR, t->n - j);
-                    for (int64_t l = 0; l < m; l++)
-                        same[l] = *operand;
-                    k->binary(post->op, m, row + j, same, row + j);
-                }
-                continue;
-            }
-            if (post->reversed)
-                k->binary(post->op, t->n, row, operand, row);
-            else
-                k->binary(post->op, t->n, row, row, operand);
-        }
+        for (int r = 0; r < t->rows; r++)
+            run_operand(run, post, t, r);
     }
+}
+
+/* Where the tile's rows lie in a grid whose channels are side by side. */
+static void find_places(const struct cpu_run *run, const struct cpu_grid *g,
+                        const struct cpu_tile *t, void **rows)
+{
+    char *base = cpu_element(run, &g->view, t->channel);
+    const int64_t size = cpu_size(g->view.bf16);
+    for (int r = 0; r < t->rows; r++)
+        rows[r] = base + (t->image[r] * g->image + t->y[r] * g->row + t->x[r] * g->column) * size;
 }
 
 void cpu_finish_tile(const struct cpu_run *run, const struct cpu_post *posts, int32_t n,
@@ -180,18 +219,14 @@ void cpu_finish_tile(const struct cpu_run *run, const struct cpu_post *posts, in
     /* the last post, if it adds a value to each element, is added while storing */
     const struct cpu_post *last = n > 0 ? &posts[n - 1] : NULL;
     const bool adds = last && last->op == DEMIST_OP_ADD && last->operand.channel == 1;
-    const float *add[CPU_MAX_TILE];
-    float *out[CPU_MAX_TILE], *base = cpu_at(run, &to->view) + t->channel;
+    void *add[CPU_MAX_TILE];
+    void *out[CPU_MAX_TILE];
     cpu_run_posts(run, posts, adds ? n - 1 : n, t);
-    for (int r = 0; r < t->rows; r++)
-        out[r] = base + t->image[r] * to->image + t->y[r] * to->row + t->x[r] * to->column;
-    if (adds) {
-        const struct cpu_grid *g = &last->operand;
-        const float *from = cpu_at(run, &g->view) + t->channel;
-        for (int r = 0; r < t->rows; r++)
-            add[r] = from + t->image[r] * g->image + t->y[r] * g->row + t->x[r] * g->column;
-    }
-    run->kernels->store(t->rows, t->n, t->data, t->ld, adds ? add : NULL, out);
+    find_places(run, to, t, out);
+    if (adds)
+        find_places(run, &last->operand, t, add);
+    run->kernels->store(t->rows, t->n, t->data, t->ld, adds ? add : NULL,
+                        adds && last->operand.view.bf16, out, to->view.bf16);
 }
 
 demist_status cpu_grid_of(demist_program *p, int32_t node, const struct cpu_view *view,
@@ -206,7 +241,7 @@ demist_status cpu_grid_of(demist_program *p, int32_t node, const struct cpu_view
             if (i != own)
                 order[n++] = i;
         order[n] = own;
-        CPU_TRY(cpu_materialise(p, node, order, &copy));
+        CPU_TRY(cpu_materialise(p, node, order, copy.bf16, &copy));
         v = cpu_broadcast(&copy, to);
     }
     *grid = (struct cpu_grid){.view = v, .channel = v.shape[channel] == 1 ? 0 : v.stride[channel]};
@@ -225,7 +260,7 @@ demist_status cpu_grid_of(demist_program *p, int32_t node, const struct cpu_view
 
 demist_status cpu_posts_of(demist_program *p, const struct cpu_fused *f,
                            const struct cpu_view *result, int32_t channel, int32_t first,
-                           struct cpu_post *posts, int32_t *n)
+                           bool as_stored, struct cpu_post *posts, int32_t *n)
 {
     *n = 0;
     for (int32_t i = first; i < f->n; i++) {
@@ -241,7 +276,9 @@ demist_status cpu_posts_of(demist_program *p, const struct cpu_fused *f,
         struct cpu_view view;
         post->has_operand = true;
         post->reversed = node->inputs[1] == f->chain[i - 1];
-        CPU_TRY(cpu_value_of(p, node->inputs[post->reversed ? 0 : 1], &view));
+        const demist_node *operand = node->inputs[post->reversed ? 0 : 1];
+        CPU_TRY(as_stored ? cpu_value_as_stored(p, operand, &view)
+                          : cpu_value_of(p, operand, &view));
         CPU_TRY(cpu_grid_of(p, f->result->id, &view, result, channel, &post->operand));
     }
     return DEMIST_OK;
@@ -284,18 +321,20 @@ static void find_block(const struct direct *d, int64_t first, int rows, struct b
 }
 
 /* Pointers [tap][rows] to the channels of the pixels under each tap. */
-static void find_rows(const struct direct *d, const struct block *b, const float *zeros,
-                      const float **rows)
+static void find_rows(const struct direct *d, const struct block *b, const void *zeros,
+                      const void **rows)
 {
     const struct cpu_product *c = d->c;
-    const float *x = cpu_at(d->run, &c->x.view) + d->group * c->channels * c->x.channel;
+    const char *x = cpu_element(d->run, &c->x.view, d->group * c->channels * c->x.channel);
+    const int64_t size = cpu_size(c->x.view.bf16);
     for (int32_t t = 0; t < d->phase->n_taps; t++)
         for (int r = 0; r < b->rows; r++) {
             const int64_t y = b->i[r] * c->in_step_y + d->phase->dy[t];
             const int64_t z = b->j[r] * c->in_step_x + d->phase->dx[t];
             const bool inside = y >= 0 && y < c->height && z >= 0 && z < c->width;
-            *rows++ = inside ? x + b->image[r] * c->x.image + (y >> c->up) * c->x.row +
-                                   (z >> c->up) * c->x.column
+            *rows++ = inside ? x + (b->image[r] * c->x.image + (y >> c->up) * c->x.row +
+                                    (z >> c->up) * c->x.column) *
+                                       size
                              : zeros;
         }
 }
@@ -321,7 +360,7 @@ static float *direct_place(const struct direct *d, const struct block *b, int64_
 {
     const struct cpu_product *c = d->c;
     const struct cpu_grid *y = &c->y;
-    if (c->n_posts > 0 || n < width || c->n_phases > 1)
+    if (c->n_posts > 0 || n < width || c->n_phases > 1 || y->view.bf16)
         return NULL;
     int64_t first = 0;
     for (int r = 0; r < b->rows; r++) {
@@ -346,10 +385,10 @@ static void direct_task(void *arg, int64_t task, int worker)
     const int64_t last = cpu_least(first + d->chunk, d->pixels);
     const int64_t panel0 = task / d->row_chunks * d->panel_chunk;
     const int64_t panel1 = cpu_least(panel0 + d->panel_chunk, c->panels);
-    const int64_t depth = d->phase->n_taps * c->channels;
+    const int64_t depth = d->phase->n_taps * c->steps;
     /* scratch: a row of zeros, then the pointers */
     float *zeros = cpu_scratch(d->run, worker);
-    const float **pointers = (const float **)(void *)(zeros + cpu_round_up(c->channels, 16));
+    const void **pointers = (const void **)(void *)(zeros + cpu_round_up(c->channels, 16));
     memset(zeros, 0, (size_t)c->channels * sizeof *zeros);
 
     struct block blocks[8];
@@ -366,10 +405,10 @@ static void direct_task(void *arg, int64_t task, int worker)
         const int vecs = cpu_panel_vecs(k, column, c->filters);
         const int64_t width = vecs * k->vw;
         const float *b = d->packed + cpu_panel_at(k, depth, panel);
-        const float **rows = pointers;
+        const void **rows = pointers;
         float tile[CPU_MAX_MR * CPU_MAX_NR] __attribute__((aligned(64)));
         for (int i = 0; i < n_blocks; i++) {
-            const float **next = rows + blocks[i].rows * d->phase->n_taps;
+            const void **next = rows + blocks[i].rows * d->phase->n_taps;
             const int64_t step = cpu_ceil(width, n_blocks);
             const bool fetch_rows = d->phase->n_taps == 1 && i + 1 < n_blocks;
             struct cpu_ahead ahead = {fetch_rows ? *next : b, b + depth * k->nr + i * step * depth,
@@ -380,8 +419,13 @@ static void direct_task(void *arg, int64_t task, int worker)
             }
             int64_t ld = width;
             float *place = direct_place(d, &blocks[i], column, n, width, &ld);
-            k->gemm(blocks[i].rows, vecs, rows, d->phase->n_taps, c->channels, b, d->bias + column,
-                    place ? place : tile, place ? ld : width, ahead);
+            float *to = place ? place : tile;
+            if (c->half)
+                k->gemm16(blocks[i].rows, vecs, (const uint16_t *const *)rows, d->phase->n_taps,
+                          c->channels, b, d->bias + column, to, place ? ld : width, ahead);
+            else
+                k->gemm(blocks[i].rows, vecs, (const float *const *)rows, d->phase->n_taps,
+                        c->channels, b, d->bias + column, to, place ? ld : width, ahead);
             if (!place)
                 finish_block(d, &blocks[i], column, n, tile, width);
             rows = next;
@@ -395,7 +439,7 @@ static void run_phase(const struct cpu_run *run, const struct cpu_product *c,
                       const float *bias)
 {
     const struct cpu_kernels *k = run->kernels;
-    const int64_t depth = phase->n_taps * c->channels;
+    const int64_t depth = phase->n_taps * c->steps;
     struct direct d = {.run = run, .c = c, .phase = phase, .group = group};
     d.pixels = cpu_images(run, &c->y.view) * phase->rows * phase->columns;
     if (d.pixels == 0)
@@ -500,8 +544,8 @@ static demist_status plan_phases(demist_program *p, struct cpu_product *c,
         struct cpu_phase *phase = &c->phases[i];
         CPU_TRY(plan_phase(p, c, attrs, i / c->step_x, i % c->step_x, phase));
         phase->packed = c->packed_floats;
-        c->packed_floats += c->groups * cpu_packed_floats(p->device->kernels,
-                                                          phase->n_taps * c->channels, c->filters);
+        c->packed_floats +=
+            c->groups * cpu_packed_floats(p->device->kernels, phase->n_taps * c->steps, c->filters);
         most = phase->n_taps > most ? phase->n_taps : most;
     }
     cpu_need_scratch(p, cpu_round_up(c->channels, 16) + 2 * (int64_t)most * MAX_PIXELS);
@@ -515,10 +559,23 @@ static demist_status plan_conv(demist_program *p, const struct cpu_fused *f, str
     const bool transposed = node->op == DEMIST_OP_CONV_TRANSPOSE2D;
     const int64_t *w = node->inputs[1]->shape;
     struct cpu_view x, y;
-    CPU_TRY(cpu_value_of(p, node->inputs[0], &x));
+    CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &x));
+    const bool unit = node->op == DEMIST_OP_CONV2D && w[2] == 3 && w[3] == 3 &&
+                      node->attrs.conv.groups == 1 && node->attrs.conv.stride[0] == 1 &&
+                      node->attrs.conv.stride[1] == 1 && node->attrs.conv.dilation[0] == 1 &&
+                      node->attrs.conv.dilation[1] == 1;
+    c->half = p->precision == DEMIST_PRECISION_BF16;
+    if (unit && c->half)
+        c->winograd = cpu_winograd_choice_bf16(p->device->kernels, x.shape[1], w[0],
+                                               f->result->shape[2], f->result->shape[3], &c->half);
+    else if (unit && p->precision != DEMIST_PRECISION_STRICT)
+        c->winograd = cpu_winograd_choice(p->device->kernels, x.shape[1], w[0], f->result->shape[2],
+                                          f->result->shape[3]);
+    if (c->half)
+        CPU_TRY(cpu_need_format(p, f->result->id, true, true, &x));
     if (x.stride[1] != 1 && x.shape[1] != 1)
         CPU_TRY(cpu_need_pixels(p, f->result->id, &x));
-    CPU_TRY(cpu_result_pixels(p, f->result, &y));
+    CPU_TRY(cpu_result_pixels(p, f->result, cpu_keeps_bf16(p, f->result), &y));
     CPU_TRY(cpu_grid_of(p, f->result->id, &x, &x, 1, &c->x));
     CPU_TRY(cpu_grid_of(p, f->result->id, &y, &y, 1, &c->y));
     c->groups = node->attrs.conv.groups;
@@ -536,12 +593,6 @@ static demist_status plan_conv(demist_program *p, const struct cpu_fused *f, str
     c->step_x = transposed ? node->attrs.conv.stride[1] : 1;
     c->in_step_y = transposed ? 1 : node->attrs.conv.stride[0];
     c->in_step_x = transposed ? 1 : node->attrs.conv.stride[1];
-    const bool unit = node->op == DEMIST_OP_CONV2D && c->kernel_h == 3 && c->kernel_w == 3 &&
-                      c->groups == 1 && c->in_step_y == 1 && c->in_step_x == 1 &&
-                      node->attrs.conv.dilation[0] == 1 && node->attrs.conv.dilation[1] == 1;
-    if (unit && p->precision != DEMIST_PRECISION_STRICT)
-        c->winograd = cpu_winograd_choice(p->device->kernels, c->channels, c->filters,
-                                          c->out_height, c->out_width);
     const double macs = (double)c->channels * (double)(c->kernel_h * c->kernel_w) *
                         (double)(transposed ? x.shape[2] * x.shape[3] : y.shape[2] * y.shape[3]) *
                         (double)(c->filters * c->groups);
@@ -556,7 +607,7 @@ demist_status cpu_merge_rows(demist_program *p, int32_t node, struct cpu_view *x
     const int32_t last = x->rank - 1;
     int64_t rows = 1;
     if (!cpu_is_dense(x))
-        CPU_TRY(cpu_materialise(p, node, order, x));
+        CPU_TRY(cpu_materialise(p, node, order, x->bf16, x));
     for (int32_t i = 1; i < last; i++)
         rows *= x->shape[i];
     const int64_t x_shape[DEMIST_MAX_RANK] = {x->shape[0], rows, x->shape[last]};
@@ -573,9 +624,11 @@ static demist_status plan_linear(demist_program *p, const struct cpu_fused *f,
 {
     const demist_node *node = f->chain[0];
     struct cpu_view x, y;
-    CPU_TRY(cpu_value_of(p, node->inputs[0], &x));
+    c->half = p->precision == DEMIST_PRECISION_BF16;
+    CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &x));
+    CPU_TRY(cpu_need_format(p, f->result->id, false, c->half, &x));
     CPU_TRY(cpu_need_rows(p, f->result->id, &x));
-    CPU_TRY(cpu_result_dense(p, f->result, &y));
+    CPU_TRY(cpu_result_dense(p, f->result, cpu_keeps_bf16(p, f->result), &y));
     p->values[f->result->id].view = y;
     if (x.rank > 4)
         CPU_TRY(cpu_merge_rows(p, f->result->id, &x, &y));
@@ -606,11 +659,11 @@ static demist_status plan_weights(demist_program *p, const struct cpu_fused *f,
         CPU_TRY(cpu_value_of(p, node->inputs[1], &c->weight_view));
         const int32_t order[DEMIST_MAX_RANK] = {0, 1, 2, 3, 4, 5, 6, 7};
         if (!cpu_is_dense(&c->weight_view))
-            CPU_TRY(cpu_materialise(p, f->result->id, order, &c->weight_view));
+            CPU_TRY(cpu_materialise(p, f->result->id, order, false, &c->weight_view));
         if (has_bias)
             CPU_TRY(cpu_value_of(p, node->inputs[2], &c->bias_view));
         if (has_bias && !cpu_is_dense(&c->bias_view))
-            CPU_TRY(cpu_materialise(p, f->result->id, order, &c->bias_view));
+            CPU_TRY(cpu_materialise(p, f->result->id, order, false, &c->bias_view));
         const int64_t floats = c->packed_floats + bias_floats(k, c) + 1024;
         c->packed_view = (struct cpu_view){.storage = cpu_new_storage(p, false, floats)};
         return c->packed_view.storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
@@ -664,6 +717,7 @@ demist_status cpu_add_product(demist_program *p, const struct cpu_fused *f)
     if (c->op != DEMIST_OP_LINEAR)
         p->values[f->result->id].view = c->y.view;
     c->panels = cpu_ceil(c->filters, k->nr);
+    c->steps = c->half ? cpu_ceil(c->channels, 2) : c->channels;
     if (c->winograd)
         c->packed_floats = cpu_winograd_floats(k, c);
     else
@@ -672,7 +726,7 @@ demist_status cpu_add_product(demist_program *p, const struct cpu_fused *f)
     CPU_TRY(plan_weights(p, f, c, &pending));
     const int32_t norm = c->norm[0] ? 1 : 0;
     const int32_t channel = c->op == DEMIST_OP_LINEAR ? c->y.view.rank - 1 : 1;
-    CPU_TRY(cpu_posts_of(p, f, &c->y.view, channel, norm + 1, c->posts, &c->n_posts));
+    CPU_TRY(cpu_posts_of(p, f, &c->y.view, channel, norm + 1, true, c->posts, &c->n_posts));
     if (c->winograd)
         CPU_TRY(cpu_winograd_plan(p, c));
     touch_all(p, c);

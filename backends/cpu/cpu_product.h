@@ -23,7 +23,9 @@ struct cpu_product {
     int64_t kernel_h, kernel_w, step_y, step_x, in_step_y, in_step_x, pad_y, pad_x;
     int32_t n_phases;
     struct cpu_phase *phases;
-    int winograd; /* m of F(m x m, 3x3); 0: direct */
+    int winograd;  /* m of F(m x m, 3x3); 0: direct */
+    bool half;     /* products of bf16 numbers: x is bf16, weights are packed in pairs */
+    int64_t steps; /* elements of packed weights for a tap: channels, or pairs of them */
     /* weights: row-major parameters, or (dynamic) values of this execution */
     bool dynamic, frozen;
     const float *weight, *bias, *norm[4]; /* gamma, beta, mean, variance; NULL: none */
@@ -53,9 +55,21 @@ static inline int cpu_panel_vecs(const struct cpu_kernels *k, int64_t column, in
     return columns - column > k->vw ? 2 : 1;
 }
 
+/* Two bf16 numbers as an element of packed weights. */
+static inline float cpu_pair(float first, float second)
+{
+    const uint32_t bits = cpu_to_bf16(first) | cpu_to_bf16(second) << 16;
+    float pair;
+    memcpy(&pair, &bits, sizeof pair);
+    return pair;
+}
+
 /* m that suits the shape at this level, 0: none. The choice depends on an image's shape alone. */
 int cpu_winograd_choice(const struct cpu_kernels *k, int64_t channels, int64_t filters,
                         int64_t height, int64_t width);
+/* The same in precision bf16; *half: in products of bf16 numbers, else of float32. */
+int cpu_winograd_choice_bf16(const struct cpu_kernels *k, int64_t channels, int64_t filters,
+                             int64_t height, int64_t width, bool *half);
 int64_t cpu_winograd_floats(const struct cpu_kernels *k, const struct cpu_product *c);
 demist_status cpu_winograd_plan(demist_program *p, struct cpu_product *c);
 /* scale: [filters], the normalisation's factor */

@@ -3,8 +3,11 @@
  * A value is a strided view of a storage. Convolutions and normalisations write images
  * pixel-major (N, H, W, C with C padded to CPU_CHANNELS floats), so that reshapes to heads or
  * tokens, slices, transposes and most concatenations are views: only strides change. Elementwise
- * ops keep the layout they meet; everything else is dense and row-major. All elements have four
- * bytes (f32, i32). */
+ * ops keep the layout they meet; everything else is dense and row-major.
+ *
+ * Elements have four bytes (f32, i32), or two: in precision bf16 the values that networks pass on
+ * from products and normalisations are stored as bf16. Ops that do not know bf16 get their inputs
+ * through cpu_value_of, which widens them first. */
 #ifndef CPU_PROGRAM_H
 #define CPU_PROGRAM_H
 
@@ -12,6 +15,8 @@
 
 #include <demist/backend.h>
 #include <demist/random.h>
+
+#include <string.h>
 
 enum { CPU_MAX_OPERANDS = 16, CPU_MAX_SOURCES = 8, CPU_MAX_POSTS = 12, CPU_MAX_TILE = 16 };
 
@@ -39,7 +44,7 @@ enum cpu_place {
 
 struct cpu_storage {
     enum cpu_place place;
-    bool batched;
+    bool batched, bf16;
     int64_t elements; /* of one image if batched */
     int64_t where;
     void *data;
@@ -49,6 +54,7 @@ struct cpu_storage {
 struct cpu_view {
     int32_t storage;
     bool batched; /* shape[0] is the number of images of an execution */
+    bool bf16;    /* elements are bf16 numbers */
     int32_t rank;
     int64_t shape[DEMIST_MAX_RANK], stride[DEMIST_MAX_RANK], offset; /* in elements */
 };
@@ -130,9 +136,38 @@ struct cpu_run {
     int64_t images;
 };
 
+/* Bytes of an element. */
+static inline int64_t cpu_size(bool bf16)
+{
+    return bf16 ? 2 : 4;
+}
+
+/* The view's element number `at`. */
+static inline void *cpu_element(const struct cpu_run *run, const struct cpu_view *view, int64_t at)
+{
+    return run->bases[view->storage] + (view->offset + at) * cpu_size(view->bf16);
+}
+
+/* The start of a view of floats. */
 static inline float *cpu_at(const struct cpu_run *run, const struct cpu_view *view)
 {
-    return (float *)(void *)run->bases[view->storage] + view->offset;
+    return cpu_element(run, view, 0);
+}
+
+/* As v_store16 rounds. */
+static inline uint32_t cpu_to_bf16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (x != x ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+static inline float cpu_from_bf16(uint16_t x)
+{
+    const uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
 }
 
 /* Entries along the first axis, where it is not the only one. */
@@ -199,6 +234,7 @@ void *cpu_new(demist_program *p, size_t bytes);
 float *cpu_new_floats(demist_program *p, int64_t n);
 /* A storage in the arena that lives from the next step on; −1: out of memory. */
 int32_t cpu_new_storage(demist_program *p, bool batched, int64_t elements);
+int32_t cpu_new_storage_as(demist_program *p, bool bf16, bool batched, int64_t elements);
 /* The next step reads or writes the view. */
 void cpu_touch(demist_program *p, const struct cpu_view *view);
 /* Appends the step; its storages must have been touched. NULL: out of memory. */
@@ -207,22 +243,34 @@ struct cpu_step *cpu_add_step(demist_program *p, int32_t node,
 /* Every worker needs that many floats. */
 void cpu_need_scratch(demist_program *p, int64_t floats);
 
-/* The value of a node as a view (copies parameters' data on first use). */
+/* The value of a node as a view (copies parameters' data on first use): of f32 or i32, or as it is
+ * stored. */
 demist_status cpu_value_of(demist_program *p, const demist_node *node, struct cpu_view *view);
+demist_status cpu_value_as_stored(demist_program *p, const demist_node *node,
+                                  struct cpu_view *view);
+/* Whether the node's result is to be stored as bf16: in that precision, what has pixels or tokens
+ * and is no output. */
+bool cpu_keeps_bf16(const demist_program *p, const demist_node *node);
 /* The data of a parameter or constant, valid until compile returns if FROZEN, else as long as the
  * program; *pending becomes true if they come with a later update. */
 demist_status cpu_data_of(demist_program *p, const demist_node *node, const float **data,
                           bool *pending);
 bool cpu_is_fixed(const demist_node *node);
-/* The node's result: a new storage, pixel-major (channels innermost, padded) or dense; or a place
- * in the concatenation that it goes to. */
-demist_status cpu_result_pixels(demist_program *p, const demist_node *node, struct cpu_view *view);
-demist_status cpu_result_dense(demist_program *p, const demist_node *node, struct cpu_view *view);
+/* The node's result: a new storage of bf16 or not, pixel-major (channels innermost, padded) or
+ * dense; or a place in the concatenation that it goes to, whose storage decides about bf16. */
+demist_status cpu_result_pixels(demist_program *p, const demist_node *node, bool bf16,
+                                struct cpu_view *view);
+demist_status cpu_result_dense(demist_program *p, const demist_node *node, bool bf16,
+                               struct cpu_view *view);
 /* With the order of axes that `like` has in memory. */
-demist_status cpu_result_like(demist_program *p, const demist_node *node,
+demist_status cpu_result_like(demist_program *p, const demist_node *node, bool bf16,
                               const struct cpu_view *like, struct cpu_view *view);
 /* A copy of the view, in memory by descending order[] of its axes (first axis first). */
-demist_status cpu_materialise(demist_program *p, int32_t node, const int32_t *order,
+demist_status cpu_materialise(demist_program *p, int32_t node, const int32_t *order, bool bf16,
+                              struct cpu_view *view);
+/* Makes a value of f32 one of bf16 or the other way round, unless it is; channels (axis 1), or the
+ * last axis, become innermost then. */
+demist_status cpu_need_format(demist_program *p, int32_t node, bool pixels, bool bf16,
                               struct cpu_view *view);
 /* Makes the channels (axis 1) innermost unless they are; then the other axes collapse to one. */
 demist_status cpu_need_pixels(demist_program *p, int32_t node, struct cpu_view *view);
@@ -258,10 +306,11 @@ static inline bool cpu_is_activation(demist_op op)
 {
     return op >= DEMIST_OP_ABS && op <= DEMIST_OP_GELU;
 }
-/* chain[1…] as posts on a value laid out as `result`; a normalisation at `skip` is left out. */
+/* chain[1…] as posts on a value laid out as `result`, from `first` on; operands as they are stored,
+ * or as floats. */
 demist_status cpu_posts_of(demist_program *p, const struct cpu_fused *f,
                            const struct cpu_view *result, int32_t channel, int32_t first,
-                           struct cpu_post *posts, int32_t *n);
+                           bool as_stored, struct cpu_post *posts, int32_t *n);
 /* A tile [rows][ld]: pixel (image, y, x) of each row, channels from `channel` on, n of them. */
 struct cpu_tile {
     float *data;
@@ -290,7 +339,7 @@ demist_status cpu_add_copy(demist_program *p, int32_t node, const struct cpu_vie
 struct cpu_copy *cpu_copy_init(struct cpu_copy *copy, const struct cpu_view *to,
                                const struct cpu_view *from);
 size_t cpu_copy_size(void);
-void cpu_copy_run(const struct cpu_run *run, const struct cpu_copy *copy, float *to);
+void cpu_copy_run(const struct cpu_run *run, const struct cpu_copy *copy, void *to);
 demist_status cpu_add_concat(demist_program *p, const demist_node *node);
 demist_status cpu_add_pad(demist_program *p, const demist_node *node);
 demist_status cpu_add_embedding(demist_program *p, const demist_node *node);
@@ -311,6 +360,7 @@ bool cpu_fuses(const demist_node *fused, const char **why);
 
 /* --- the vtable's part --- */
 
+bool cpu_has_precision(demist_device *device, demist_precision precision);
 demist_status cpu_compile(demist_device *device, const demist_graph *graph,
                           const demist_compile_info *info, demist_program **program);
 void cpu_program_destroy(demist_program *program);

@@ -79,7 +79,7 @@ demist_status cpu_add_philox(demist_program *p, const demist_node *node)
     f->name = p->values[node->id].name;
     f->attrs = node->attrs;
     f->elements = demist_elements(node);
-    CPU_TRY(cpu_result_dense(p, node, &f->to));
+    CPU_TRY(cpu_result_dense(p, node, false, &f->to));
     p->values[node->id].view = f->to;
     cpu_touch(p, &f->to);
     return cpu_add_step(p, node->id, run_philox, f) ? DEMIST_OK : DEMIST_NO_MEMORY;
@@ -105,7 +105,7 @@ demist_status cpu_add_scalar(demist_program *p, const demist_node *node)
     if (!s)
         return DEMIST_NO_MEMORY;
     s->slot = node->attrs.scalar.slot;
-    CPU_TRY(cpu_result_dense(p, node, &s->to));
+    CPU_TRY(cpu_result_dense(p, node, false, &s->to));
     p->values[node->id].view = s->to;
     cpu_touch(p, &s->to);
     return cpu_add_step(p, node->id, run_scalar, s) ? DEMIST_OK : DEMIST_NO_MEMORY;

@@ -90,7 +90,7 @@ demist_status cpu_add_reduce(demist_program *p, const demist_node *node)
         return DEMIST_NO_MEMORY;
     r->op = node->op;
     CPU_TRY(cpu_value_of(p, node->inputs[0], &r->from));
-    CPU_TRY(cpu_result_dense(p, node, &r->to));
+    CPU_TRY(cpu_result_dense(p, node, false, &r->to));
     p->values[node->id].view = r->to;
     struct cpu_view gone = {.rank = 0};
     r->count = 1;
@@ -160,7 +160,7 @@ demist_status cpu_add_softmax(demist_program *p, const demist_node *node)
         return DEMIST_NO_MEMORY;
     const int32_t axis = node->attrs.axis.axis;
     CPU_TRY(cpu_value_of(p, node->inputs[0], &s->from));
-    CPU_TRY(cpu_result_like(p, node, &s->from, &s->to));
+    CPU_TRY(cpu_result_like(p, node, false, &s->from, &s->to));
     p->values[node->id].view = s->to;
     s->n = node->shape[axis];
     s->from_step = s->from.stride[axis];
@@ -219,7 +219,7 @@ demist_status cpu_add_batch_sum(demist_program *p, const demist_node *node)
     if (!s)
         return DEMIST_NO_MEMORY;
     CPU_TRY(cpu_value_of(p, node->inputs[0], &s->from));
-    CPU_TRY(cpu_result_dense(p, node, &s->to));
+    CPU_TRY(cpu_result_dense(p, node, false, &s->to));
     p->values[node->id].view = s->to;
     struct cpu_view views[2] = {s->to, s->from};
     views[1].batched = false;

@@ -14,8 +14,8 @@ struct cpu_copy {
 struct call {
     const struct cpu_run *run;
     const struct cpu_copy *copy;
-    float *to;
-    const float *from;
+    char *to;
+    const char *from;
     int64_t rows, row_chunk;
     int32_t across; /* the axis along which the source is contiguous, 0: none */
 };
@@ -35,16 +35,31 @@ struct cpu_copy *cpu_copy_init(struct cpu_copy *copy, const struct cpu_view *to,
     return copy;
 }
 
-static void copy_row(const struct cpu_nest *nest, float *to, const float *from)
+static void copy_row(const struct cpu_kernels *k, const struct cpu_copy *copy, char *to,
+                     const char *from)
 {
-    const int32_t inner = nest->rank - 1;
-    const int64_t n = nest->size[inner], t = nest->stride[0][inner], s = nest->stride[1][inner];
-    if (t == 1 && s == 1) {
-        memcpy(to, from, (size_t)n * sizeof *to);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++)
-        memcpy(to + i * t, from + i * s, sizeof *to); /* i32 values too: bits, not floats */
+    const int32_t inner = copy->nest.rank - 1;
+    const int64_t n = copy->nest.size[inner];
+    const int64_t t = copy->nest.stride[0][inner], s = copy->nest.stride[1][inner];
+    const bool same = copy->to.bf16 == copy->from.bf16, dense = t == 1 && s == 1;
+    const size_t size = (size_t)cpu_size(copy->to.bf16);
+    if (dense && same)
+        memcpy(to, from, (size_t)n * size);
+    else if (dense && copy->to.bf16)
+        k->narrow(n, (const float *)(const void *)from, (uint16_t *)(void *)to);
+    else if (dense)
+        k->widen(n, (const uint16_t *)(const void *)from, (float *)(void *)to);
+    else if (same)
+        for (int64_t i = 0; i < n; i++) /* i32 values too: bits, not floats */
+            memcpy(to + i * t * (int64_t)size, from + i * s * (int64_t)size, size);
+    else if (copy->to.bf16)
+        for (int64_t i = 0; i < n; i++)
+            ((uint16_t *)(void *)to)[i * t] =
+                (uint16_t)cpu_to_bf16(((const float *)(const void *)from)[i * s]);
+    else
+        for (int64_t i = 0; i < n; i++)
+            ((float *)(void *)to)[i * t] =
+                cpu_from_bf16(((const uint16_t *)(const void *)from)[i * s]);
 }
 
 static void copy_task(void *arg, int64_t task, int worker)
@@ -55,7 +70,9 @@ static void copy_task(void *arg, int64_t task, int worker)
     for (int64_t row = task * call->row_chunk; row < last; row++) {
         int64_t starts[2];
         cpu_nest_row(&call->copy->nest, row, starts);
-        copy_row(&call->copy->nest, call->to + starts[0], call->from + starts[1]);
+        copy_row(call->run->kernels, call->copy,
+                 call->to + starts[0] * cpu_size(call->copy->to.bf16),
+                 call->from + starts[1] * cpu_size(call->copy->from.bf16));
     }
 }
 
@@ -82,20 +99,22 @@ static void transpose_task(void *arg, int64_t task, int worker)
     const struct cpu_nest outer = without(nest, across);
     int64_t starts[2];
     cpu_nest_row(&outer, task, starts);
-    call->run->kernels->transpose(call->from + starts[1], nest->stride[1][inner], nest->size[inner],
-                                  nest->size[across], call->to + starts[0],
-                                  nest->stride[0][across]);
+    call->run->kernels->transpose((const float *)(const void *)call->from + starts[1],
+                                  nest->stride[1][inner], nest->size[inner], nest->size[across],
+                                  (float *)(void *)call->to + starts[0], nest->stride[0][across]);
 }
 
-void cpu_copy_run(const struct cpu_run *run, const struct cpu_copy *copy, float *to)
+void cpu_copy_run(const struct cpu_run *run, const struct cpu_copy *copy, void *to)
 {
     const struct cpu_nest *nest = &copy->nest;
-    struct call call = {.run = run, .copy = copy, .to = to, .from = cpu_at(run, &copy->from)};
+    struct call call = {
+        .run = run, .copy = copy, .to = to, .from = cpu_element(run, &copy->from, 0)};
     const int32_t inner = nest->rank - 1;
     const int64_t length = nest->size[inner];
     call.rows = cpu_nest_rows(nest, run->images);
     const double work = (double)call.rows * (double)length;
-    for (int32_t i = 1; i < inner; i++)
+    const bool words = !copy->to.bf16 && !copy->from.bf16;
+    for (int32_t i = 1; i < inner && words; i++)
         if (nest->stride[1][i] == 1 && nest->stride[0][inner] == 1 && nest->stride[1][inner] != 1)
             call.across = i;
     if (call.across) {
@@ -110,7 +129,7 @@ void cpu_copy_run(const struct cpu_run *run, const struct cpu_copy *copy, float 
 static demist_status run_copy(struct cpu_run *run, const void *op)
 {
     const struct cpu_copy *copy = op;
-    cpu_copy_run(run, copy, cpu_at(run, &copy->to));
+    cpu_copy_run(run, copy, cpu_element(run, &copy->to, 0));
     return DEMIST_OK;
 }
 
@@ -148,7 +167,7 @@ demist_status cpu_add_pad(demist_program *p, const demist_node *node)
     struct fill *fill = cpu_new(p, sizeof *fill);
     if (!fill)
         return DEMIST_NO_MEMORY;
-    CPU_TRY(cpu_result_like(p, node, &from, &fill->to));
+    CPU_TRY(cpu_result_like(p, node, false, &from, &fill->to));
     p->values[node->id].view = fill->to;
     fill->elements = p->storages[fill->to.storage].elements;
     cpu_touch(p, &fill->to);
@@ -205,7 +224,7 @@ demist_status cpu_add_embedding(demist_program *p, const demist_node *node)
     CPU_TRY(cpu_value_of(p, node->inputs[0], &e->table));
     CPU_TRY(cpu_need_rows(p, node->id, &e->table));
     CPU_TRY(cpu_value_of(p, node->inputs[1], &e->ids));
-    CPU_TRY(cpu_result_dense(p, node, &e->to));
+    CPU_TRY(cpu_result_dense(p, node, false, &e->to));
     p->values[node->id].view = e->to;
     struct cpu_view views[2] = {e->ids, e->to};
     views[1].rank = views[0].rank;

@@ -16,26 +16,35 @@ struct call {
     const struct space *s;
 };
 
-/* Channels of input pixel (y, x) of an image. */
-static const float *pixel(const struct call *call, int64_t image, int64_t y, int64_t x)
+/* Channels of input pixel (y, x) of an image as they are stored, and as floats: in `room` unless
+ * they are floats. */
+static const void *stored_pixel(const struct call *call, int64_t image, int64_t y, int64_t x)
 {
     const struct cpu_grid *g = &call->s->x;
-    return cpu_at(call->run, &g->view) + image * g->image + y * g->row + x * g->column;
+    return cpu_element(call->run, &g->view, image * g->image + y * g->row + x * g->column);
+}
+
+static const float *pixel(const struct call *call, int64_t image, int64_t y, int64_t x, float *room)
+{
+    const void *stored = stored_pixel(call, image, y, x);
+    if (!call->s->x.view.bf16)
+        return stored;
+    call->run->kernels->widen(call->s->channels, stored, room);
+    return room;
 }
 
 static void pool(const struct call *call, int64_t image, int64_t y, int64_t x, float *out,
                  float *scratch)
 {
-    (void)scratch;
     const struct space *s = call->s;
     const struct cpu_kernels *k = call->run->kernels;
     const demist_op op = s->op == DEMIST_OP_MAX_POOL2D ? DEMIST_OP_MAX : DEMIST_OP_ADD;
     const int64_t y0 = y * s->stride[0], x0 = x * s->stride[1];
-    memcpy(out, pixel(call, image, y0, x0), (size_t)s->channels * sizeof *out);
+    memcpy(out, pixel(call, image, y0, x0, scratch), (size_t)s->channels * sizeof *out);
     for (int64_t i = 0; i < s->kernel[0] * s->kernel[1]; i++)
         if (i > 0)
             k->binary(op, s->channels, out, out,
-                      pixel(call, image, y0 + i / s->kernel[1], x0 + i % s->kernel[1]));
+                      pixel(call, image, y0 + i / s->kernel[1], x0 + i % s->kernel[1], scratch));
     if (op == DEMIST_OP_ADD)
         k->scalar_right(DEMIST_OP_DIV, s->channels, out, out, (float)(s->kernel[0] * s->kernel[1]));
 }
@@ -43,8 +52,7 @@ static void pool(const struct call *call, int64_t image, int64_t y, int64_t x, f
 static void repeat(const struct call *call, int64_t image, int64_t y, int64_t x, float *out,
                    float *scratch)
 {
-    (void)scratch;
-    memcpy(out, pixel(call, image, y / call->s->factor, x / call->s->factor),
+    memcpy(out, pixel(call, image, y / call->s->factor, x / call->s->factor, scratch),
            (size_t)call->s->channels * sizeof *out);
 }
 
@@ -76,9 +84,9 @@ static void resize(const struct call *call, int64_t image, int64_t y, int64_t x,
     int64_t y0, y1, x0, x1;
     const float wy = between(y, s->height, s->out_height, &y0, &y1);
     const float wx = between(x, s->width, s->out_width, &x0, &x1);
-    float *top = scratch, *bottom = top + n, *room = bottom + n;
-    mix(k, n, pixel(call, image, y0, x0), pixel(call, image, y0, x1), wx, top, room);
-    mix(k, n, pixel(call, image, y1, x0), pixel(call, image, y1, x1), wx, bottom, room);
+    float *top = scratch, *bottom = top + n, *room = bottom + n; /* x is of floats */
+    mix(k, n, pixel(call, image, y0, x0, NULL), pixel(call, image, y0, x1, NULL), wx, top, room);
+    mix(k, n, pixel(call, image, y1, x0, NULL), pixel(call, image, y1, x1, NULL), wx, bottom, room);
     mix(k, n, top, bottom, wy, out, room);
 }
 
@@ -87,16 +95,25 @@ static void space_task(void *arg, int64_t task, int worker)
     const struct call *call = arg;
     const struct space *s = call->s;
     const int64_t image = task / s->out_height, y = task % s->out_height;
-    float *scratch = cpu_scratch(call->run, worker);
+    const bool as_stored = s->op == DEMIST_OP_UPSAMPLE_NEAREST && s->x.view.bf16 == s->y.view.bf16;
+    const size_t bytes = (size_t)(s->channels * cpu_size(s->y.view.bf16));
+    float *result = cpu_scratch(call->run, worker), *scratch = result + s->channels;
     for (int64_t x = 0; x < s->out_width; x++) {
-        float *out =
-            cpu_at(call->run, &s->y.view) + image * s->y.image + y * s->y.row + x * s->y.column;
+        void *place =
+            cpu_element(call->run, &s->y.view, image * s->y.image + y * s->y.row + x * s->y.column);
+        if (as_stored) {
+            memcpy(place, stored_pixel(call, image, y / s->factor, x / s->factor), bytes);
+            continue;
+        }
+        float *out = s->y.view.bf16 ? result : place;
         if (s->op == DEMIST_OP_UPSAMPLE_NEAREST)
             repeat(call, image, y, x, out, scratch);
         else if (s->op == DEMIST_OP_RESIZE_BILINEAR)
             resize(call, image, y, x, out, scratch);
         else
             pool(call, image, y, x, out, scratch);
+        if (s->y.view.bf16)
+            call->run->kernels->narrow(s->channels, result, place);
     }
 }
 
@@ -117,10 +134,11 @@ static demist_status add_space(demist_program *p, const demist_node *node, struc
     if (!s)
         return DEMIST_NO_MEMORY;
     s->op = node->op;
-    CPU_TRY(cpu_value_of(p, node->inputs[0], &x));
+    CPU_TRY(s->op == DEMIST_OP_RESIZE_BILINEAR ? cpu_value_of(p, node->inputs[0], &x)
+                                               : cpu_value_as_stored(p, node->inputs[0], &x));
     if (x.stride[1] != 1 && x.shape[1] != 1)
         CPU_TRY(cpu_need_pixels(p, node->id, &x));
-    CPU_TRY(cpu_result_pixels(p, node, &y));
+    CPU_TRY(cpu_result_pixels(p, node, x.bf16 && cpu_keeps_bf16(p, node), &y));
     p->values[node->id].view = y;
     CPU_TRY(cpu_grid_of(p, node->id, &x, &x, 1, &s->x));
     CPU_TRY(cpu_grid_of(p, node->id, &y, &y, 1, &s->y));
@@ -129,7 +147,7 @@ static demist_status add_space(demist_program *p, const demist_node *node, struc
     s->width = x.shape[3];
     s->out_height = y.shape[2];
     s->out_width = y.shape[3];
-    cpu_need_scratch(p, 3 * s->channels);
+    cpu_need_scratch(p, 4 * s->channels);
     cpu_touch(p, &s->x.view);
     cpu_touch(p, &s->y.view);
     return cpu_add_step(p, node->id, run_space, s) ? DEMIST_OK : DEMIST_NO_MEMORY;

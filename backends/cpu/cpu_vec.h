@@ -6,10 +6,15 @@
  * could be the copy that the linker keeps for all.
  *
  * v_fma(a, b, c) is one rounding with AVX2 and AVX-512, two in the generic level: results are
- * repeatable within a level, not across. */
+ * repeatable within a level, not across.
+ *
+ * bf16 numbers are the upper halves of floats. CPU_LEVEL_BF16 (with CPU_LEVEL_AVX512) has
+ * instructions for them; the other levels compute the same with shifts, bit by bit but for
+ * subnormals, which those instructions take for zero. */
 #ifndef CPU_VEC_H
 #define CPU_VEC_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -29,6 +34,7 @@
 
 typedef float vf __attribute__((vector_size(4 * VW), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * VW), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * VW), may_alias));
 typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligned(4)));
 
 CPU_INLINE vf v_load(const float *p)
@@ -209,6 +215,103 @@ CPU_INLINE float v_max_lane(vf x)
     for (int i = 1; i < VW; i++)
         m = x[i] > m || x[i] != x[i] ? x[i] : m;
     return m;
+}
+
+/* --- bf16 --- */
+
+/* VW numbers, and the first n (the others are 0). */
+CPU_INLINE vf v_load16(const uint16_t *p)
+{
+#if defined(CPU_LEVEL_AVX512)
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16);
+#elif defined(CPU_LEVEL_AVX2)
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16);
+#else
+    const vu x = {p[0], p[1], p[2], p[3]};
+    return (vf)(x << 16);
+#endif
+}
+
+CPU_INLINE vf v_load16_n(const uint16_t *p, int64_t n)
+{
+    if (n == VW)
+        return v_load16(p);
+    uint16_t x[VW] = {0};
+    memcpy(x, p, (size_t)n * sizeof *p);
+    return v_load16(x);
+}
+
+/* To the nearest, halves to even; NaN stays NaN. */
+CPU_INLINE void v_store16(uint16_t *p, vf x)
+{
+#if defined(CPU_LEVEL_BF16)
+    _mm256_storeu_si256((void *)p, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
+    const vu bits = (vu)x, nan = (vu)(x != x); /* NOLINT(misc-redundant-expression) */
+    const vu nearest = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
+    const vu y = ((nan & quiet) | (~nan & nearest)) >> 16;
+#if defined(CPU_LEVEL_AVX512)
+    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16((__m512i)y));
+#elif defined(CPU_LEVEL_AVX2)
+    const __m256i packed = _mm256_packus_epi32((__m256i)y, (__m256i)y);
+    _mm_storeu_si128((void *)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8)));
+#else
+    for (int i = 0; i < VW; i++)
+        p[i] = (uint16_t)y[i];
+#endif
+#endif
+}
+
+CPU_INLINE void v_store16_n(uint16_t *p, vf x, int64_t n)
+{
+    if (n == VW) {
+        v_store16(p, x);
+        return;
+    }
+    uint16_t y[VW];
+    v_store16(y, x);
+    memcpy(p, y, (size_t)n * sizeof *p);
+}
+
+/* The first n elements from `at` on of an array of floats or of bf16 numbers. */
+CPU_INLINE vf v_load_as(const void *p, bool bf16, int64_t at, int64_t n)
+{
+    return bf16 ? v_load16_n((const uint16_t *)p + at, n) : v_load_n((const float *)p + at, n);
+}
+
+CPU_INLINE void v_store_as(void *p, bool bf16, int64_t at, vf x, int64_t n)
+{
+    if (bf16)
+        v_store16_n((uint16_t *)p + at, x, n);
+    else
+        v_store_n((float *)p + at, x, n);
+}
+
+/* Two neighbours in every lane, the first one in the lower half. */
+CPU_INLINE vi v_pair(const uint16_t *p)
+{
+    float x;
+    memcpy(&x, p, sizeof x);
+    return (vi)v_set(x);
+}
+
+#if defined(CPU_LEVEL_BF16)
+/* s + a₁·b₁ + a₀·b₀ for the pairs in each lane, rounded after each step */
+CPU_INLINE vf v_dot(vf s, vi a, vi b)
+{
+    return (vf)_mm512_dpbf16_ps((__m512)s, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
+/* The upper and the lower half of each lane as floats. */
+CPU_INLINE vf v_upper(vi pair)
+{
+    return (vf)((vu)pair & 0xffff0000u);
+}
+
+CPU_INLINE vf v_lower(vi pair)
+{
+    return (vf)((vu)pair << 16);
 }
 
 #endif

@@ -89,6 +89,7 @@ struct cpu_view cpu_broadcast(const struct cpu_view *view, const struct cpu_view
 {
     struct cpu_view out = *to;
     out.storage = view->storage;
+    out.bf16 = view->bf16;
     out.offset = view->offset;
     for (int32_t i = 0; i < to->rank; i++) {
         const int32_t k = i - (to->rank - view->rank);

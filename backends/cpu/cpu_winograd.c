@@ -28,6 +28,17 @@ int cpu_winograd_choice(const struct cpu_kernels *k, int64_t channels, int64_t f
     return filters < 48 && height * width >= 24 * 24 ? 2 : 4;
 }
 
+/* In precision bf16, by (level, shape). With instructions for bf16 F(2x2) in bf16 products;
+ * F(4x4)'s transforms would multiply the rounding of its operands by ten. Without them a product of
+ * bf16 numbers costs more than one of floats. */
+int cpu_winograd_choice_bf16(const struct cpu_kernels *k, int64_t channels, int64_t filters,
+                             int64_t height, int64_t width, bool *half)
+{
+    const int m = cpu_winograd_choice(k, channels, filters, height, width);
+    *half = m == 0 || (k->bf16 && channels % 2 == 0);
+    return *half && m != 0 ? 2 : m;
+}
+
 static int positions(const struct cpu_product *c)
 {
     return (c->winograd + 2) * (c->winograd + 2);
@@ -35,7 +46,7 @@ static int positions(const struct cpu_product *c)
 
 int64_t cpu_winograd_floats(const struct cpu_kernels *k, const struct cpu_product *c)
 {
-    return positions(c) * cpu_packed_floats(k, c->channels, c->filters);
+    return positions(c) * cpu_packed_floats(k, c->steps, c->filters);
 }
 
 /* --- weights: U = G·g·Gᵀ in float64, rounded once --- */
@@ -81,18 +92,19 @@ static void pack_task(void *arg, int64_t panel, int worker)
     const struct packing *pk = arg;
     const struct cpu_product *c = pk->product;
     const struct cpu_kernels *k = pk->kernels;
-    const int64_t first = panel * k->nr, all = cpu_packed_floats(k, c->channels, c->filters);
+    const int64_t first = panel * k->nr, all = cpu_packed_floats(k, c->steps, c->filters);
     const int64_t width = cpu_panel_vecs(k, first, c->filters) * k->vw;
-    float *to = pk->packed + cpu_panel_at(k, c->channels, panel);
-    for (int64_t ch = 0; ch < c->channels; ch++, to += width)
+    float *to = pk->packed + cpu_panel_at(k, c->steps, panel);
+    for (int64_t step = 0; step < c->steps; step++, to += width)
         for (int64_t j = 0; j < width; j++) {
-            double u[36] = {0};
+            double u[2][36] = {{0}};
             const int64_t o = first + j;
-            if (o < c->filters)
-                transform_weights(c->winograd, pk->weight + (o * c->channels + ch) * 9,
-                                  pk->scale[o], u);
+            const float *w = pk->weight + (o * c->channels + (c->half ? 2 * step : step)) * 9;
+            for (int i = 0; i <= (c->half ? 1 : 0) && o < c->filters; i++)
+                transform_weights(c->winograd, w + i * 9, pk->scale[o], u[i]);
             for (int i = 0; i < positions(c); i++)
-                to[i * all + j] = (float)u[i];
+                to[i * all + j] =
+                    c->half ? cpu_pair((float)u[0][i], (float)u[1][i]) : (float)u[0][i];
         }
 }
 
@@ -113,9 +125,9 @@ demist_status cpu_winograd_plan(demist_program *p, struct cpu_product *c)
     c->tiles_x = cpu_ceil(c->out_width, c->winograd);
     const int64_t tiles = c->tiles_y * c->tiles_x;
     const int64_t images = c->y.view.batched ? p->max_batch : c->y.view.shape[0];
-    c->images_at_once = TARGET / (positions(c) * tiles * c->channels);
+    c->images_at_once = TARGET / (positions(c) * tiles * c->steps);
     c->images_at_once = c->images_at_once < 1 ? 1 : cpu_least(c->images_at_once, images);
-    c->plane = cpu_round_up(c->images_at_once * tiles * c->channels, 16) + 16;
+    c->plane = cpu_round_up(c->images_at_once * tiles * c->steps, 16) + 16;
     c->tiles_view =
         (struct cpu_view){.storage = cpu_new_storage(p, false, positions(c) * c->plane)};
     cpu_need_scratch(p, (int64_t)positions(c) * (TILES * k->nr + 16) + 16 * k->nr);
@@ -143,10 +155,10 @@ static void input_task(void *arg, int64_t task, int worker)
         const int64_t tx = t % c->tiles_x, ty = t / c->tiles_x % c->tiles_y;
         const int64_t image = w->image + t / c->tiles_x / c->tiles_y;
         w->run->kernels->winograd_input(
-            c->winograd, cpu_at(w->run, &c->x.view) + image * c->x.image, c->x.row, c->x.column,
-            (int)c->height, (int)c->width, (int)(ty * c->winograd - c->pad_y),
-            (int)(tx * c->winograd - c->pad_x), c->up, c->channels, w->v + t * c->channels,
-            c->plane);
+            c->winograd, cpu_element(w->run, &c->x.view, image * c->x.image), c->x.view.bf16,
+            c->x.row, c->x.column, (int)c->height, (int)c->width,
+            (int)(ty * c->winograd - c->pad_y), (int)(tx * c->winograd - c->pad_x), c->up,
+            c->channels, w->v + t * c->steps, c->half, c->half ? 2 * c->plane : c->plane);
     }
 }
 
@@ -184,25 +196,28 @@ static void output_task(void *arg, int64_t task, int worker)
     const int64_t n = cpu_least(k->nr, c->filters - column);
     const int vecs = cpu_panel_vecs(k, column, c->filters);
     const int64_t width = vecs * k->vw, position = TILES * k->nr + 16;
-    const int64_t all = cpu_packed_floats(k, c->channels, c->filters);
+    const int64_t all = cpu_packed_floats(k, c->steps, c->filters);
     float *products = cpu_scratch(w->run, worker), *tile = products + positions(c) * position;
 
     for (int i = 0; i < positions(c); i++) {
-        const float *b = w->packed + i * all + cpu_panel_at(k, c->channels, panel);
-        const float *v = w->v + i * c->plane + first * c->channels;
+        const float *b = w->packed + i * all + cpu_panel_at(k, c->steps, panel);
+        const float *v = w->v + i * c->plane + first * c->steps;
         const int64_t blocks = cpu_ceil(count, k->mr);
         for (int64_t j = 0, at = 0; j < blocks; j++) {
             const int rows = (int)cpu_ceil(count - at, blocks - j);
             const float *a[CPU_MAX_MR];
             for (int r = 0; r < rows; r++)
-                a[r] = v + (at + r) * c->channels;
+                a[r] = v + (at + r) * c->steps;
             /* meanwhile the next rows, and a part of the next position's panel */
             const int64_t step = cpu_ceil(width, blocks);
-            const struct cpu_ahead ahead = {j + 1 < blocks ? a[rows - 1] + c->channels
-                                                           : v + c->plane,
-                                            b + all + j * step * c->channels, 16, step};
-            k->gemm(rows, vecs, a, 1, c->channels, b, NULL, products + i * position + at * width,
-                    width, ahead);
+            const struct cpu_ahead ahead = {j + 1 < blocks ? a[rows - 1] + c->steps : v + c->plane,
+                                            b + all + j * step * c->steps, 16, step};
+            float *to = products + i * position + at * width;
+            if (c->half)
+                k->gemm16(rows, vecs, (const uint16_t *const *)(const void *)a, 1, c->channels, b,
+                          NULL, to, width, ahead);
+            else
+                k->gemm(rows, vecs, a, 1, c->channels, b, NULL, to, width, ahead);
             at += rows;
         }
     }

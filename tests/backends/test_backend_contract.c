@@ -425,7 +425,7 @@ static void test_lists_one_cpu(void **state)
     HARNESS_FAILS(&h, open, (h.self, 1, &other), DEMIST_NOT_FOUND, "no device 1");
     assert_true(h.vtable->has_precision(h.device, DEMIST_PRECISION_F32));
     assert_true(h.vtable->has_precision(h.device, DEMIST_PRECISION_STRICT));
-    assert_false(h.vtable->has_precision(h.device, DEMIST_PRECISION_BF16));
+    assert_false(h.vtable->has_precision(h.device, DEMIST_PRECISION_F16));
     harness_close(&h);
 }
 

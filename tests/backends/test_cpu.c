@@ -1,7 +1,8 @@
 /* What only the CPU backend promises: every level of the instruction set that the machine has gives
  * networks within their bound, the same bits for any threads and batch, functions within a few ulp,
- * Winograd within 8e-6, and in strict precision no more than three times a chain's error. Levels
- * that the machine lacks are named and skipped. */
+ * Winograd within 8e-6, and in strict precision no more than three times a chain's error; bf16
+ * numbers are rounded and multiplied alike at every level. Levels that the machine lacks are named
+ * and skipped. */
 #include "testing.h"
 
 #include "harness.h"
@@ -15,8 +16,8 @@
 
 extern const demist_plugin demist_plugin_v1_backend_cpu, demist_plugin_v1_backend_reference;
 
-static const char *const levels[] = {"generic", "avx2", "avx512"};
-enum { LEVELS = 3, BATCH = 5 };
+static const char *const levels[] = {"generic", "avx2", "avx512", "avx512-bf16"};
+enum { LEVELS = 4, BATCH = 5 };
 
 /* A small network with all that the large one has. */
 static const struct unet_shape small = {16, 32, 1, {1, 2, 3}, 3, 8 | 4, 2, 6};
@@ -175,6 +176,121 @@ static void test_functions_keep_limits_and_nan(void **state)
                              (double)points[j].x, (double)x[0]);
             }
     }
+}
+
+/* --- bf16 --- */
+
+static float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* Numbers of all magnitudes but subnormal ones, halfway cases among them. */
+static float some_float(uint32_t *r)
+{
+    for (;;) {
+        *r = *r * 1664525 + 1013904223;
+        const float x = float_of(*r % 3 ? *r : (*r & 0xffff0000u) | 0x8000u);
+        if (x == 0 || !(fabsf(x) < FLT_MIN))
+            return x;
+    }
+}
+
+static void test_bf16_numbers_are_the_nearest_to_floats(void **state)
+{
+    enum { N = 4099 }; /* a rest beside whole vectors */
+    static float x[N], back[N];
+    static uint16_t y[N + 1];
+    static const float special[] = {0, -0.0F, INFINITY, -INFINITY, NAN, 1, FLT_MAX, -FLT_MAX};
+    enum { SPECIAL = sizeof special / sizeof *special };
+    for (int i = 0; i < LEVELS; i++) {
+        const char *why;
+        const struct cpu_kernels *k = cpu_find_kernels(levels[i], &why);
+        uint32_t r = 1;
+        if (!k)
+            continue;
+        for (int e = 0; e < N; e++)
+            x[e] = e < SPECIAL ? special[e] : some_float(&r);
+        y[N] = 0x1234;
+        k->narrow(N, x, y);
+        k->widen(N, y, back);
+        assert_int_equal(y[N], 0x1234);
+        for (int e = 0; e < N; e++) {
+            uint32_t bits, wanted;
+            memcpy(&bits, &x[e], sizeof bits);
+            wanted = bits >> 16; /* towards zero, and away from it where that is nearer, or even */
+            wanted += (bits & 0xffff) > 0x8000 || ((bits & 0xffff) == 0x8000 && wanted % 2);
+            if (isnan(x[e]) ? !isnan(back[e]) : y[e] != wanted || float_of(wanted << 16) != back[e])
+                fail_msg("%s: %a became %04x, %a", levels[i], (double)x[e], y[e], (double)back[e]);
+            if (!isnan(x[e]))
+                assert_int_equal(cpu_to_bf16(x[e]), wanted);
+        }
+    }
+}
+
+/* a [rows][taps·k] times b [taps·k][4] by a level's kernel, which has columns to spare. */
+static void multiply16(const struct cpu_kernels *k, int vecs, int rows, int64_t taps, int64_t depth,
+                       const uint16_t *a, const uint16_t *b, float c[][4])
+{
+    static const float init[CPU_MAX_NR] = {1, 2, 3, 4};
+    const int64_t pairs = (depth + 1) / 2, width = (int64_t)vecs * k->vw;
+    const uint16_t *row[CPU_MAX_MR * 4];
+    uint16_t *packed = calloc((size_t)(taps * pairs * width), 2 * sizeof *packed);
+    float *packed_floats = malloc((size_t)(taps * pairs * width) * sizeof *packed_floats);
+    float out[CPU_MAX_MR * CPU_MAX_NR];
+    for (int64_t t = 0; t < taps; t++) {
+        for (int r = 0; r < rows; r++)
+            row[t * rows + r] = a + (r * taps + t) * depth;
+        for (int64_t i = 0; i < depth; i++)
+            for (int64_t j = 0; j < 4; j++)
+                packed[((t * pairs + i / 2) * width + j) * 2 + i % 2] = b[(t * depth + i) * 4 + j];
+    }
+    memcpy(packed_floats, packed, (size_t)(taps * pairs * width) * sizeof *packed_floats);
+    k->gemm16(rows, vecs, row, taps, depth, packed_floats, init, out, width,
+              (struct cpu_ahead){packed_floats, packed_floats, 0, 0});
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < 4; j++)
+            c[r][j] = out[r * width + j];
+    free(packed);
+    free(packed_floats);
+}
+
+/* Products of two bf16 numbers are exact in float32, so that only the order of the sums counts, and
+ * that is the instruction's at every level. */
+static void test_products_of_bf16_numbers_have_the_same_bits_at_every_level(void **state)
+{
+    enum { TAPS = 3, DEPTH = 37, ROWS = 6 };
+    uint16_t a[ROWS * TAPS * DEPTH], b[TAPS * DEPTH * 4];
+    for (size_t i = 0; i < sizeof a / sizeof *a; i++)
+        a[i] = (uint16_t)cpu_to_bf16((float)sin(1.7 * (double)i + 1));
+    for (size_t i = 0; i < sizeof b / sizeof *b; i++)
+        b[i] = (uint16_t)cpu_to_bf16((float)cos(2.3 * (double)i * (double)i));
+    for (int64_t depth = DEPTH - 1; depth <= DEPTH; depth++)
+        for (int rows = 1; rows <= ROWS; rows++) {
+            const char *why;
+            float wanted[ROWS][4], got[ROWS][4];
+            multiply16(cpu_find_kernels("generic", &why), 1, rows, TAPS, depth, a, b, wanted);
+            for (int r = 0; r < rows; r++)
+                for (int j = 0; j < 4; j++) {
+                    double exact = j + 1;
+                    for (int64_t t = 0; t < TAPS; t++)
+                        for (int64_t i = 0; i < depth; i++)
+                            exact += (double)cpu_from_bf16(a[(r * TAPS + t) * depth + i]) *
+                                     cpu_from_bf16(b[(t * depth + i) * 4 + j]);
+                    assert_true(fabs(wanted[r][j] - exact) < 1e-5);
+                }
+            for (int i = 0; i < 2 * LEVELS; i++) {
+                const struct cpu_kernels *k = cpu_find_kernels(levels[i / 2], &why);
+                if (!k)
+                    continue;
+                multiply16(k, 1 + i % 2, rows, TAPS, depth, a, b, got);
+                if (memcmp(got, wanted, (size_t)rows * sizeof *got) != 0)
+                    fail_msg("%s, %d rows of %d, %d vectors: other bits than generic's",
+                             levels[i / 2], rows, (int)depth, 1 + i % 2);
+            }
+        }
 }
 
 /* --- convolutions --- */
@@ -367,9 +483,11 @@ static float *evaluate(const struct network *n, struct harness *h, const demist_
 
 enum { OUT = 6 * 16 * 16 };
 
-static void test_networks_agree_with_the_reference(void **state)
+/* The network at every level, as built and lowered, within `bound` of the largest result and with a
+ * PSNR (of a range of twice the largest) of at least `psnr` dB. */
+static void check_networks(const struct network *n, demist_precision precision, double bound,
+                           double psnr)
 {
-    const struct network *n = *state;
     struct harness reference;
     harness_open(&reference, &demist_plugin_v1_backend_reference, 2, NULL);
     float *wanted =
@@ -382,15 +500,19 @@ static void test_networks_agree_with_the_reference(void **state)
         if (!open_level(&h, i, 2))
             continue;
         struct dm_lowered lowered = lower(n, &h);
-        for (int k = 0; k < 4; k++) {
-            const demist_graph *graph = dm_graph_view(k % 2 ? lowered.graph : n->graph);
-            float *out = evaluate(n, &h, graph, (demist_precision)(k / 2), BATCH, BATCH, 0);
-            double error = 0;
-            for (int e = 0; e < BATCH * OUT; e++)
-                error = fmax(error, fabs((double)out[e] - wanted[e]));
-            if (!(error <= 2e-5 * largest))
-                fail_msg("%s, %s, %s: off by %.2e of the largest result", levels[i],
-                         k % 2 ? "lowered" : "as built", k / 2 ? "strict" : "f32", error / largest);
+        for (int k = 0; k < 2; k++) {
+            const demist_graph *graph = dm_graph_view(k ? lowered.graph : n->graph);
+            float *out = evaluate(n, &h, graph, precision, BATCH, BATCH, 0);
+            double error = 0, squares = 0;
+            for (int e = 0; e < BATCH * OUT; e++) {
+                const double d = fabs((double)out[e] - wanted[e]);
+                error = fmax(error, d);
+                squares += d * d / (BATCH * OUT);
+            }
+            const double db = 10 * log10(4 * largest * largest / squares);
+            if (!(error <= bound * largest) || !(db >= psnr))
+                fail_msg("%s, %s: off by %.2e of the largest result, %.1f dB", levels[i],
+                         k ? "lowered" : "as built", error / largest, db);
             free(out);
         }
         dm_graph_destroy(lowered.graph);
@@ -400,9 +522,39 @@ static void test_networks_agree_with_the_reference(void **state)
     harness_close(&reference);
 }
 
-static void test_networks_do_not_depend_on_threads_or_batch(void **state)
+static void test_networks_agree_with_the_reference(void **state)
+{
+    check_networks(*state, DEMIST_PRECISION_F32, 2e-5, 100);
+    check_networks(*state, DEMIST_PRECISION_STRICT, 2e-5, 100);
+}
+
+static void test_networks_in_bf16_agree_with_the_reference(void **state)
+{
+    check_networks(*state, DEMIST_PRECISION_BF16, 0x1p-3, 44);
+}
+
+/* BF16's instructions are for bf16 alone. */
+static void test_the_bf16_level_gives_the_bits_of_avx512_in_f32(void **state)
 {
     const struct network *n = *state;
+    struct harness h[2];
+    float *out[2];
+    if (!open_level(&h[1], 3, 2))
+        skip();
+    open_level(&h[0], 2, 2);
+    for (int i = 0; i < 2; i++) {
+        struct dm_lowered lowered = lower(n, &h[i]);
+        out[i] = evaluate(n, &h[i], dm_graph_view(lowered.graph), DEMIST_PRECISION_F32, 2, 2, 0);
+        dm_graph_destroy(lowered.graph);
+        harness_close(&h[i]);
+    }
+    assert_memory_equal(out[0], out[1], 2 * OUT * sizeof *out[0]);
+    free(out[0]);
+    free(out[1]);
+}
+
+static void check_independence(const struct network *n, demist_precision precision)
+{
     for (int i = 0; i < LEVELS; i++) {
         struct harness one, many;
         if (!open_level(&one, i, 1))
@@ -410,10 +562,10 @@ static void test_networks_do_not_depend_on_threads_or_batch(void **state)
         open_level(&many, i, 5);
         struct dm_lowered lowered = lower(n, &one);
         const demist_graph *graph = dm_graph_view(lowered.graph);
-        float *all = evaluate(n, &one, graph, DEMIST_PRECISION_F32, BATCH, BATCH, 0);
+        float *all = evaluate(n, &one, graph, precision, BATCH, BATCH, 0);
         for (int image = 0; image < BATCH; image += 2)
             for (int batch = 1; batch <= BATCH; batch += BATCH - 1) {
-                float *alone = evaluate(n, &many, graph, DEMIST_PRECISION_F32, batch, 1, image);
+                float *alone = evaluate(n, &many, graph, precision, batch, 1, image);
                 if (memcmp(alone, all + image * OUT, OUT * sizeof *all) != 0)
                     fail_msg("%s: image %d alone (largest batch %d) differs", levels[i], image,
                              batch);
@@ -426,10 +578,15 @@ static void test_networks_do_not_depend_on_threads_or_batch(void **state)
     }
 }
 
-/* Views, parts of concatenations and fused nodes are seen as what they are. */
-static void test_every_value_of_a_network_can_be_observed(void **state)
+static void test_networks_do_not_depend_on_threads_or_batch(void **state)
 {
-    const struct network *n = *state;
+    check_independence(*state, DEMIST_PRECISION_F32);
+    check_independence(*state, DEMIST_PRECISION_BF16);
+}
+
+/* Views, parts of concatenations and fused nodes are seen as what they are. */
+static void check_observed(const struct network *n, demist_precision precision, double bound)
+{
     struct harness reference, h;
     struct harness_program p[2];
     const demist_graph *g = dm_graph_view(n->graph);
@@ -438,7 +595,8 @@ static void test_every_value_of_a_network_can_be_observed(void **state)
     struct harness *both[] = {&reference, &h};
     demist_buffer **watched[2];
     for (int k = 0; k < 2; k++) {
-        harness_compile(both[k], g, 2, DEMIST_PRECISION_F32, DEMIST_COMPILE_OBSERVE, &p[k]);
+        harness_compile(both[k], g, 2, k ? precision : DEMIST_PRECISION_STRICT,
+                        DEMIST_COMPILE_OBSERVE, &p[k]);
         watched[k] = calloc((size_t)g->n_nodes, sizeof(demist_buffer *));
         harness_set(&p[k], 0, n->x, 2);
         harness_set(&p[k], 1, n->t, 2);
@@ -461,7 +619,7 @@ static void test_every_value_of_a_network_can_be_observed(void **state)
             largest = fmax(largest, fabs((double)wanted[e]));
             error = fmax(error, fabs((double)got[e] - wanted[e]));
         }
-        if (!(error <= 1e-4 * largest))
+        if (!(error <= bound * largest))
             fail_msg("%s: off by %.2e of %.2e", g->nodes[i]->name, error, largest);
         free(wanted);
         free(got);
@@ -469,7 +627,7 @@ static void test_every_value_of_a_network_can_be_observed(void **state)
         h.vtable->buffer_destroy(watched[1][i]);
     }
     float *out = harness_get(&p[1], 0, 2);
-    float *plain = evaluate(n, &h, g, DEMIST_PRECISION_F32, 2, 2, 0);
+    float *plain = evaluate(n, &h, g, precision, 2, 2, 0);
     assert_memory_equal(out, plain, 2 * OUT * sizeof *out);
     free(out);
     free(plain);
@@ -478,6 +636,12 @@ static void test_every_value_of_a_network_can_be_observed(void **state)
         harness_program_finish(&p[k]);
         harness_close(both[k]);
     }
+}
+
+static void test_every_value_of_a_network_can_be_observed(void **state)
+{
+    check_observed(*state, DEMIST_PRECISION_F32, 1e-4);
+    check_observed(*state, DEMIST_PRECISION_BF16, 0x1p-3);
 }
 
 /* Training packs anew what it has changed. */
@@ -535,9 +699,13 @@ int main(void)
         cmocka_unit_test(test_a_forced_level_is_used_or_refused_with_a_reason),
         cmocka_unit_test(test_functions_are_within_a_few_ulp),
         cmocka_unit_test(test_functions_keep_limits_and_nan),
+        cmocka_unit_test(test_bf16_numbers_are_the_nearest_to_floats),
+        cmocka_unit_test(test_products_of_bf16_numbers_have_the_same_bits_at_every_level),
         cmocka_unit_test(test_fast_convolutions_are_within_8e6),
         cmocka_unit_test(test_strict_convolutions_are_as_good_as_a_chain),
         cmocka_unit_test(test_networks_agree_with_the_reference),
+        cmocka_unit_test(test_networks_in_bf16_agree_with_the_reference),
+        cmocka_unit_test(test_the_bf16_level_gives_the_bits_of_avx512_in_f32),
         cmocka_unit_test(test_networks_do_not_depend_on_threads_or_batch),
         cmocka_unit_test(test_every_value_of_a_network_can_be_observed),
         cmocka_unit_test(test_networks_with_mutable_parameters_give_the_same_bits),

@@ -126,6 +126,14 @@ static void test_cpu_agrees_on_images(void **state)
     check_agreement(images, "reference", "cpu", false);
 }
 
+static void test_cpu_agrees_in_bf16(void **state)
+{
+    (void)state;
+    check_agreement(points, "reference", "cpu:bf16", false);
+    check_agreement(images, "reference", "cpu:bf16", false);
+    check_agreement(images, "reference", "cpu:bf16", true);
+}
+
 static void test_cpu_agrees_unfused(void **state)
 {
     (void)state;
@@ -497,6 +505,7 @@ int main(void)
         cmocka_unit_test(test_cpu_agrees_on_points),
         cmocka_unit_test(test_cpu_agrees_on_images),
         cmocka_unit_test(test_cpu_agrees_unfused),
+        cmocka_unit_test(test_cpu_agrees_in_bf16),
         cmocka_unit_test(test_a_reference_side_may_be_inexact),
         cmocka_unit_test(test_fused_values_are_listed_with_their_node),
         cmocka_unit_test(test_the_free_run_is_what_sample_makes),
