@@ -1,7 +1,9 @@
 /* GF/s of the CPU backend's convolutions, linear layers and attention, by shape, beside the peak of
  * multiply-adds on this machine.
  *
- *     bench_cpu_ops [threads [isa [batch [case]]]]
+ *     bench_cpu_ops [threads [isa [batch [case|all [PRECISION]]]]]
+ *
+ * PRECISION is f32 (default) or bf16; the peak is that of float32 in either.
  *
  * Weights are cold: each case runs several layers of its shape with weights of their own, more than
  * the caches hold. GF/s count the operations of the plain algorithm, so that Winograd may exceed
@@ -153,7 +155,8 @@ static bool supports(void *user, const demist_node *node, const char **why)
 }
 
 /* Seconds of one layer: the least of several profiled executions, without the first node's part. */
-static double measure(struct harness *h, const struct shape *s, int batch)
+static double measure(struct harness *h, const struct shape *s, int batch,
+                      demist_precision precision)
 {
     struct harness_program p;
     struct dm_lowered lowered = {0};
@@ -164,7 +167,7 @@ static double measure(struct harness *h, const struct shape *s, int batch)
     if (dm_graph_lower(graph, &options, &lowered, &err) != DEMIST_OK)
         fail_msg("%s", err.text);
     const demist_graph *g = dm_graph_view(lowered.graph);
-    harness_compile(h, g, batch, DEMIST_PRECISION_F32, DEMIST_COMPILE_FROZEN, &p);
+    harness_compile(h, g, batch, precision, DEMIST_COMPILE_FROZEN, &p);
     float *x = noise(demist_elements(g->inputs[0]) * batch, 1);
     harness_set(&p, 0, x, batch);
     double best = 1e9;
@@ -194,10 +197,13 @@ int main(int argc, char **argv)
     const double most = peak(&h, cpu_find_kernels(level, &why));
     printf("%s, %s, batch %d; peak %.0f GF/s\n", info->name, info->detail, batch, most);
     const size_t n_shapes = sizeof shapes / sizeof *shapes;
-    const size_t only = argc > 4 ? (size_t)strtol(argv[4], NULL, 10) : n_shapes;
+    const bool all = argc < 5 || strcmp(argv[4], "all") == 0;
+    const size_t only = all ? n_shapes : (size_t)strtol(argv[4], NULL, 10);
+    const bool bf16 = argc > 5 && strcmp(argv[5], "bf16") == 0;
     for (size_t i = only < n_shapes ? only : 0; i < (only < n_shapes ? only + 1 : n_shapes); i++) {
         const struct shape *s = &shapes[i];
-        const double seconds = measure(&h, s, batch);
+        const double seconds =
+            measure(&h, s, batch, bf16 ? DEMIST_PRECISION_BF16 : DEMIST_PRECISION_F32);
         const double pixels = s->side ? (double)s->side * s->side / s->stride / s->stride : 1;
         const double flops = s->kernel ? 2 * pixels * s->in * s->out * s->kernel * s->kernel
                                        : 4 * pixels * pixels * s->in;

@@ -42,6 +42,34 @@ static void pack_panel(const struct cpu_kernels *kernels, const float *b, int64_
                 to[j] = b[j * column];
 }
 
+/* The same of bf16 numbers, in pairs of k. */
+static void pack_panel16(const struct cpu_kernels *kernels, const uint16_t *b, int64_t row,
+                         int64_t column, int64_t depth, int64_t columns, int64_t panel, float *to)
+{
+    const int64_t first = panel * kernels->nr, n = cpu_least(kernels->nr, columns - first);
+    const int64_t width = cpu_panel_vecs(kernels, first, columns) * kernels->vw;
+    const int64_t pairs = cpu_ceil(depth, 2);
+    to += cpu_panel_at(kernels, pairs, panel);
+    b += first * column;
+    if (n < width)
+        memset(to, 0, (size_t)(pairs * width) * sizeof *to);
+    if (row == 1 && depth % 2 == 0 && column % 2 == 0 && (uintptr_t)b % sizeof *to == 0) {
+        kernels->transpose((const float *)(const void *)b, column / 2, n, pairs, to, width);
+        return;
+    }
+    for (int64_t k = 0; k < depth; k += 2, to += width, b += 2 * row) {
+        const bool alone = k + 1 == depth;
+        if (column == 1 && !alone) {
+            kernels->interleave(n, b, b + row, to);
+            continue;
+        }
+        for (int64_t j = 0; j < n; j++) {
+            const uint32_t pair = b[j * column] | (alone ? 0 : (uint32_t)b[row + j * column] << 16);
+            memcpy(to + j, &pair, sizeof pair);
+        }
+    }
+}
+
 /* --- ATTENTION --- */
 
 struct attention {
@@ -49,6 +77,7 @@ struct attention {
     int64_t heads, depth, values, length, keys, k_floats, v_floats;
     float scale;
     bool causal;
+    bool half; /* in products of bf16 numbers, as q, k and v are */
 };
 
 struct call {
@@ -67,7 +96,16 @@ static void pack_task(void *arg, int64_t task, int worker)
     const int64_t image = task / panels / a->heads;
     float *to =
         cpu_at(call->run, &a->packed) + (image * a->heads + head) * (a->k_floats + a->v_floats);
-    if (panel < call->k_panels)
+    if (a->half && panel < call->k_panels)
+        pack_panel16(call->run->kernels,
+                     cpu_element(call->run, &a->k, image * a->k.stride[0] + head * a->k.stride[1]),
+                     a->k.stride[2], a->k.stride[3], a->depth, a->keys, panel, to);
+    else if (a->half)
+        pack_panel16(call->run->kernels,
+                     cpu_element(call->run, &a->v, image * a->v.stride[0] + head * a->v.stride[1]),
+                     a->v.stride[3], a->v.stride[2], a->keys, a->values, panel - call->k_panels,
+                     to + a->k_floats);
+    else if (panel < call->k_panels)
         pack_panel(call->run->kernels,
                    cpu_at(call->run, &a->k) + image * a->k.stride[0] + head * a->k.stride[1],
                    a->k.stride[2], a->k.stride[3], a->depth, a->keys, panel, to);
@@ -80,12 +118,20 @@ static void pack_task(void *arg, int64_t task, int worker)
 
 /* The logits of one panel of keys. Where multiply-adds round twice, they are summed in parts: the
  * exponential makes a relative error of what is an absolute one here. */
-static void multiply_keys(const struct call *call, const float **q, int rows, const float *packed,
-                          int64_t panel, float *scores, int64_t ld)
+static void multiply_keys(const struct call *call, const void **rows_of_q, int rows,
+                          const float *packed, int64_t panel, float *scores, int64_t ld)
 {
     const struct attention *a = call->a;
     const struct cpu_kernels *k = call->run->kernels;
     const int vecs = cpu_panel_vecs(k, panel * k->nr, a->keys);
+    if (a->half) {
+        const int64_t pairs = cpu_ceil(a->depth, 2);
+        const float *b = packed + cpu_panel_at(k, pairs, panel);
+        k->gemm16(rows, vecs, rows_of_q, 1, a->depth, b, NULL, scores, ld,
+                  (struct cpu_ahead){b, b + pairs * k->nr, 0, vecs * k->vw});
+        return;
+    }
+    const float *const *q = (const float *const *)rows_of_q;
     const float *b = packed + cpu_panel_at(k, a->depth, panel);
     if (k->fused) {
         k->gemm(rows, vecs, q, 1, a->depth, b, NULL, scores, ld,
@@ -109,14 +155,14 @@ static void multiply_keys(const struct call *call, const float **q, int rows, co
 }
 
 /* scores [rows][ld] of the queries from `first` on, made into weights; 1/sum of each row */
-static void weigh(const struct call *call, const float *q, const float *packed, int64_t first,
-                  int rows, float *scores, int64_t ld, float *inverse)
+static void weigh(const struct call *call, int64_t q, const float *packed, int64_t first, int rows,
+                  float *scores, int64_t ld, float *inverse)
 {
     const struct attention *a = call->a;
     const struct cpu_kernels *k = call->run->kernels;
-    const float *pointers[CPU_MAX_MR];
+    const void *pointers[CPU_MAX_MR];
     for (int r = 0; r < rows; r++)
-        pointers[r] = q + (first + r) * a->q.stride[3];
+        pointers[r] = cpu_element(call->run, &a->q, q + (first + r) * a->q.stride[3]);
     for (int64_t panel = 0; panel < call->k_panels; panel++)
         multiply_keys(call, pointers, rows, packed, panel, scores + panel * k->nr, ld);
     for (int r = 0; r < rows; r++) {
@@ -139,23 +185,37 @@ static void attention_task(void *arg, int64_t task, int worker)
     const float *packed =
         cpu_at(run, &a->packed) + (image * a->heads + head) * (a->k_floats + a->v_floats);
     float *scores = cpu_scratch(run, worker), inverse[CPU_MAX_MR];
+    uint16_t *weights = (uint16_t *)(void *)(scores + k->mr * ld);
     float tile[CPU_MAX_MR * CPU_MAX_NR] __attribute__((aligned(64)));
-    weigh(call, cpu_at(run, &a->q) + image * a->q.stride[0] + head * a->q.stride[1], packed, first,
-          rows, scores, ld, inverse);
-    const float *pointers[CPU_MAX_MR];
-    for (int r = 0; r < rows; r++)
-        pointers[r] = scores + r * ld;
-    float *out = cpu_at(run, &a->out) + image * a->out.stride[0] + head * a->out.stride[1] +
-                 first * a->out.stride[3];
+    weigh(call, image * a->q.stride[0] + head * a->q.stride[1], packed, first, rows, scores, ld,
+          inverse);
+    const void *pointers[CPU_MAX_MR];
+    for (int r = 0; r < rows; r++) {
+        pointers[r] = a->half ? (void *)(weights + r * ld) : scores + r * ld;
+        if (a->half)
+            k->narrow(a->keys, scores + r * ld, weights + r * ld);
+    }
+    const int64_t depth = a->half ? cpu_ceil(a->keys, 2) : a->keys;
+    const int64_t out =
+        image * a->out.stride[0] + head * a->out.stride[1] + first * a->out.stride[3];
     for (int64_t panel = 0; panel < call->v_panels; panel++) {
         const int64_t column = panel * k->nr, n = cpu_least(k->nr, a->values - column);
         const int vecs = cpu_panel_vecs(k, column, a->values);
-        const float *b = packed + a->k_floats + cpu_panel_at(k, a->keys, panel);
-        k->gemm(rows, vecs, pointers, 1, a->keys, b, NULL, tile, vecs * k->vw,
-                (struct cpu_ahead){b, b + a->keys * k->nr, 0, vecs * k->vw});
-        for (int r = 0; r < rows; r++)
-            k->scalar_right(DEMIST_OP_MUL, n, out + r * a->out.stride[3] + column,
-                            tile + r * vecs * k->vw, inverse[r]);
+        const int64_t width = vecs * k->vw;
+        const float *b = packed + a->k_floats + cpu_panel_at(k, depth, panel);
+        const struct cpu_ahead ahead = {b, b + depth * k->nr, 0, width};
+        if (a->half)
+            k->gemm16(rows, vecs, pointers, 1, a->keys, b, NULL, tile, width, ahead);
+        else
+            k->gemm(rows, vecs, (const float *const *)pointers, 1, a->keys, b, NULL, tile, width,
+                    ahead);
+        for (int r = 0; r < rows; r++) {
+            void *to = cpu_element(run, &a->out, out + r * a->out.stride[3] + column);
+            float *row = a->out.bf16 ? tile + r * width : to;
+            k->scalar_right(DEMIST_OP_MUL, n, row, tile + r * width, inverse[r]);
+            if (a->out.bf16)
+                k->narrow(n, row, to);
+        }
     }
 }
 
@@ -182,7 +242,8 @@ static demist_status run_attention(struct cpu_run *run, const void *op)
 static demist_status result_tokens(demist_program *p, const demist_node *node,
                                    struct cpu_view *view)
 {
-    *view = (struct cpu_view){.batched = demist_is_batched(node), .rank = 4};
+    *view = (struct cpu_view){
+        .batched = demist_is_batched(node), .bf16 = cpu_keeps_bf16(p, node), .rank = 4};
     memcpy(view->shape, node->shape, sizeof view->shape);
     const int64_t ld = cpu_round_up(node->shape[1] * node->shape[2], CPU_CHANNELS);
     view->stride[0] = node->shape[3] * ld;
@@ -190,7 +251,7 @@ static demist_status result_tokens(demist_program *p, const demist_node *node,
     view->stride[2] = 1;
     view->stride[3] = ld;
     const int64_t images = view->batched ? 1 : node->shape[0];
-    view->storage = cpu_new_storage(p, view->batched, images * view->stride[0]);
+    view->storage = cpu_new_storage_as(p, view->bf16, view->batched, images * view->stride[0]);
     return view->storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
 
@@ -200,9 +261,12 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node)
     struct attention *a = cpu_new(p, sizeof *a);
     if (!a)
         return DEMIST_NO_MEMORY;
-    CPU_TRY(cpu_value_of(p, node->inputs[0], &a->q));
-    CPU_TRY(cpu_value_of(p, node->inputs[1], &a->k));
-    CPU_TRY(cpu_value_of(p, node->inputs[2], &a->v));
+    struct cpu_view *inputs[3] = {&a->q, &a->k, &a->v};
+    a->half = k->bf16 && p->precision == DEMIST_PRECISION_BF16;
+    for (int i = 0; i < 3; i++) {
+        CPU_TRY(cpu_value_as_stored(p, node->inputs[i], inputs[i]));
+        CPU_TRY(cpu_need_format(p, node->id, false, a->half, inputs[i]));
+    }
     CPU_TRY(need_inner(p, node->id, 2, &a->q));
     a->heads = node->shape[1];
     a->values = node->shape[2];
@@ -211,8 +275,8 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node)
     a->keys = a->k.shape[3];
     a->scale = node->attrs.attention.scale;
     a->causal = node->attrs.attention.causal != 0;
-    a->k_floats = cpu_packed_floats(k, a->depth, a->keys);
-    a->v_floats = cpu_packed_floats(k, a->keys, a->values);
+    a->k_floats = cpu_packed_floats(k, a->half ? cpu_ceil(a->depth, 2) : a->depth, a->keys);
+    a->v_floats = cpu_packed_floats(k, a->half ? cpu_ceil(a->keys, 2) : a->keys, a->values);
     CPU_TRY(result_tokens(p, node, &a->out));
     p->values[node->id].view = a->out;
     const int64_t images = a->out.batched ? 1 : node->shape[0];
@@ -221,7 +285,7 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node)
                                    images * a->heads * (a->k_floats + a->v_floats) + 1024)};
     if (a->packed.storage < 0)
         return DEMIST_NO_MEMORY;
-    cpu_need_scratch(p, k->mr * cpu_round_up(a->keys, k->nr));
+    cpu_need_scratch(p, 2 * k->mr * cpu_round_up(a->keys, k->nr));
     p->flops +=
         2 * (double)a->heads * (double)a->length * (double)a->keys * (double)(a->depth + a->values);
     const struct cpu_view *all[5] = {&a->q, &a->k, &a->v, &a->out, &a->packed};

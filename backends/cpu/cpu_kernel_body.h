@@ -156,10 +156,12 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
     }
 }
 
-/* --- products of bf16 numbers ---
+/* --- products with bf16 weights ---
  * The same tiles; a step takes two neighbours of a row and of a column. One chain for each sum: the
- * factors' rounding is hundreds of times its error. */
+ * factors' rounding is hundreds of times its error. With BF16's instructions rows are bf16 numbers
+ * too; without, floats: widening them once costs less than in every product. */
 #if defined(CPU_LEVEL_BF16)
+typedef uint16_t factor;
 #define DOTS2(i)                                                                                   \
     {                                                                                              \
         const vi x = v_pair(r##i + 2 * j);                                                         \
@@ -169,22 +171,32 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
 #define DOTS1(i) a##i = v_dot(a##i, v_pair(r##i + 2 * j), u0);
 #define PAIRS2(R) REP_##R(DOTS2)
 #define PAIRS1(R) REP_##R(DOTS1)
+
+CPU_INLINE vf v_factor(const uint16_t *p)
+{
+    const uint32_t bits = (uint32_t)*p << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return v_set(x);
+}
 #else
-/* all upper halves, then all lower ones: fewer registers at a time */
+typedef float factor;
+#define v_factor(p) v_set(*(p))
+/* all second ones, then all first ones: fewer registers at a time */
 #define UPPER2(i)                                                                                  \
     {                                                                                              \
-        const vf x = v_upper(v_pair(r##i + 2 * j));                                                \
+        const vf x = v_set(r##i[2 * j + 1]);                                                       \
         a##i = v_fma(x, h0, a##i);                                                                 \
         b##i = v_fma(x, h1, b##i);                                                                 \
     }
 #define LOWER2(i)                                                                                  \
     {                                                                                              \
-        const vf x = v_lower(v_pair(r##i + 2 * j));                                                \
+        const vf x = v_set(r##i[2 * j]);                                                           \
         a##i = v_fma(x, l0, a##i);                                                                 \
         b##i = v_fma(x, l1, b##i);                                                                 \
     }
-#define UPPER1(i) a##i = v_fma(v_upper(v_pair(r##i + 2 * j)), h0, a##i);
-#define LOWER1(i) a##i = v_fma(v_lower(v_pair(r##i + 2 * j)), l0, a##i);
+#define UPPER1(i) a##i = v_fma(v_set(r##i[2 * j + 1]), h0, a##i);
+#define LOWER1(i) a##i = v_fma(v_set(r##i[2 * j]), l0, a##i);
 #define PAIRS2(R)                                                                                  \
     {                                                                                              \
         const vf h0 = v_upper(u0), h1 = v_upper(u1);                                               \
@@ -204,27 +216,19 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
         REP_##R(LOWER1)                                                                            \
     }
 #endif
-#define ROW16(i) const uint16_t *r##i = a[i];
+#define ROW16(i) const factor *r##i = a[i];
 /* an odd last one, beside a weight of zero */
 #define LAST2(i)                                                                                   \
     {                                                                                              \
-        const vf x = v_set(last_of(r##i, k));                                                      \
+        const vf x = v_factor(r##i + k - 1);                                                       \
         a##i = v_fma(x, l0, a##i);                                                                 \
         b##i = v_fma(x, l1, b##i);                                                                 \
     }
-#define LAST1(i) a##i = v_fma(v_set(last_of(r##i, k)), l0, a##i);
-
-CPU_INLINE float last_of(const uint16_t *row, int64_t k)
-{
-    const uint32_t bits = (uint32_t)row[k - 1] << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
+#define LAST1(i) a##i = v_fma(v_factor(r##i + k - 1), l0, a##i);
 
 #define PRODUCT16(R)                                                                               \
-    static void product16_##R##x2(int64_t taps, int64_t k, const uint16_t *const *a,               \
-                                  const float *b, const float *init, float *c, int64_t ldc,        \
+    static void product16_##R##x2(int64_t taps, int64_t k, const factor *const *a, const float *b, \
+                                  const float *init, float *c, int64_t ldc,                        \
                                   struct cpu_ahead ahead)                                          \
     {                                                                                              \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
@@ -247,8 +251,8 @@ CPU_INLINE float last_of(const uint16_t *row, int64_t k)
         }                                                                                          \
         REP_##R(STORE2)                                                                            \
     }                                                                                              \
-    static void product16_##R##x1(int64_t taps, int64_t k, const uint16_t *const *a,               \
-                                  const float *b, const float *init, float *c, int64_t ldc,        \
+    static void product16_##R##x1(int64_t taps, int64_t k, const factor *const *a, const float *b, \
+                                  const float *init, float *c, int64_t ldc,                        \
                                   struct cpu_ahead ahead)                                          \
     {                                                                                              \
         (void)ahead;                                                                               \
@@ -285,10 +289,10 @@ PRODUCT16(13)
 PRODUCT16(14)
 #endif
 
-static void gemm16(int rows, int vecs, const uint16_t *const *a, int64_t taps, int64_t k,
+static void gemm16(int rows, int vecs, const void *const *a, int64_t taps, int64_t k,
                    const float *b, const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)
 {
-    typedef void (*product16)(int64_t taps, int64_t k, const uint16_t *const *a, const float *b,
+    typedef void (*product16)(int64_t taps, int64_t k, const factor *const *a, const float *b,
                               const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
 #define PAIR16(R) {product16_##R##x1, product16_##R##x2},
     static const product16 products[CPU_ROWS][2] = {
@@ -297,7 +301,7 @@ static void gemm16(int rows, int vecs, const uint16_t *const *a, int64_t taps, i
             PAIR16(7) PAIR16(8) PAIR16(9) PAIR16(10) PAIR16(11) PAIR16(12) PAIR16(13) PAIR16(14)
 #endif
     };
-    products[rows - 1][vecs - 1](taps, k, a, b, init, c, ldc, ahead);
+    products[rows - 1][vecs - 1](taps, k, (const factor *const *)a, b, init, c, ldc, ahead);
 }
 
 static void widen(int64_t n, const uint16_t *src, float *dst)
@@ -764,8 +768,10 @@ static void winograd_input(int m, const void *x, bool x_bf16, int64_t row_stride
         AS(2, false, false);
     else if (m == 4)
         AS(4, true, false);
+#if defined(CPU_LEVEL_BF16)
     else if (v_bf16)
         AS(2, true, true);
+#endif
     else
         AS(2, true, false);
 #undef AS

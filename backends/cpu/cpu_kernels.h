@@ -34,17 +34,18 @@ struct cpu_kernels {
     int vw;     /* floats of a vector */
     int mr, nr; /* tile of a product */
     bool fused; /* a multiply-add rounds once */
-    bool bf16;  /* products of bf16 numbers are faster than those of floats */
+    bool bf16;  /* has instructions for products of bf16 numbers */
 
     /* c[i][0..vecs·vw) = init + Σ_tap Σ_k a[tap·rows + i][k]·b[tap][k][·] for i < rows <= mr;
      * vecs 1 or 2; init [vecs·vw] or NULL for zeros; c's rows are ldc apart. */
     void (*gemm)(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
                  const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
 
-    /* The same of bf16 numbers, summed in float32, of taps·k of each row. b holds two steps of k in
-     * each element: [tap][(k+1)/2][vecs·vw] pairs, the first one in the lower half, and 0 as the
-     * second one of an odd last step. ahead: for each pair. */
-    void (*gemm16)(int rows, int vecs, const uint16_t *const *a, int64_t taps, int64_t k,
+    /* The same with bf16 weights, summed in float32, of taps·k of each row: bf16 numbers if the
+     * level has `bf16`, else floats. b holds two steps of k in each element:
+     * [tap][(k+1)/2][vecs·vw] pairs, the first one in the lower half, and 0 as the second one of an
+     * odd last step. ahead: for each pair. */
+    void (*gemm16)(int rows, int vecs, const void *const *a, int64_t taps, int64_t k,
                    const float *b, const float *init, float *c, int64_t ldc,
                    struct cpu_ahead ahead);
     /* n numbers from bf16, to bf16 (nearest, halves to even), and pairs (first[i], second[i]). */
@@ -79,7 +80,8 @@ struct cpu_kernels {
 
     /* Winograd F(m x m, 3x3), m 2 or 4. Input: the (m+2)² pixels from (y0, x0) on, zeros outside
      * h x w (in the upsampled picture: source pixel (y >> up, x >> up)); v: (m+2)² vectors of
-     * `channels`, `step` elements apart; of bf16 only for m 2 and a bf16 x. */
+     * `channels`, `step` elements apart; of bf16 only where the
+     * level has `bf16`, m is 2 and x is bf16. */
     void (*winograd_input)(int m, const void *x, bool x_bf16, int64_t row_stride,
                            int64_t pixel_stride, int h, int w, int y0, int x0, int up,
                            int64_t channels, void *v, bool v_bf16, int64_t step);

@@ -421,8 +421,8 @@ static void direct_task(void *arg, int64_t task, int worker)
             float *place = direct_place(d, &blocks[i], column, n, width, &ld);
             float *to = place ? place : tile;
             if (c->half)
-                k->gemm16(blocks[i].rows, vecs, (const uint16_t *const *)rows, d->phase->n_taps,
-                          c->channels, b, d->bias + column, to, place ? ld : width, ahead);
+                k->gemm16(blocks[i].rows, vecs, rows, d->phase->n_taps, c->channels, b,
+                          d->bias + column, to, place ? ld : width, ahead);
             else
                 k->gemm(blocks[i].rows, vecs, (const float *const *)rows, d->phase->n_taps,
                         c->channels, b, d->bias + column, to, place ? ld : width, ahead);
@@ -571,8 +571,9 @@ static demist_status plan_conv(demist_program *p, const struct cpu_fused *f, str
     else if (unit && p->precision != DEMIST_PRECISION_STRICT)
         c->winograd = cpu_winograd_choice(p->device->kernels, x.shape[1], w[0], f->result->shape[2],
                                           f->result->shape[3]);
-    if (c->half)
-        CPU_TRY(cpu_need_format(p, f->result->id, true, true, &x));
+    const bool pairs = c->half && p->device->kernels->bf16;
+    if (!c->winograd || pairs)
+        CPU_TRY(cpu_need_format(p, f->result->id, true, pairs, &x));
     if (x.stride[1] != 1 && x.shape[1] != 1)
         CPU_TRY(cpu_need_pixels(p, f->result->id, &x));
     CPU_TRY(cpu_result_pixels(p, f->result, cpu_keeps_bf16(p, f->result), &y));
@@ -626,7 +627,7 @@ static demist_status plan_linear(demist_program *p, const struct cpu_fused *f,
     struct cpu_view x, y;
     c->half = p->precision == DEMIST_PRECISION_BF16;
     CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &x));
-    CPU_TRY(cpu_need_format(p, f->result->id, false, c->half, &x));
+    CPU_TRY(cpu_need_format(p, f->result->id, false, c->half && p->device->kernels->bf16, &x));
     CPU_TRY(cpu_need_rows(p, f->result->id, &x));
     CPU_TRY(cpu_result_dense(p, f->result, cpu_keeps_bf16(p, f->result), &y));
     p->values[f->result->id].view = y;

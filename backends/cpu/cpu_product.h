@@ -24,7 +24,7 @@ struct cpu_product {
     int32_t n_phases;
     struct cpu_phase *phases;
     int winograd;  /* m of F(m x m, 3x3); 0: direct */
-    bool half;     /* products of bf16 numbers: x is bf16, weights are packed in pairs */
+    bool half;     /* weights are bf16, packed in pairs; rows as gemm16 takes them */
     int64_t steps; /* elements of packed weights for a tap: channels, or pairs of them */
     /* weights: row-major parameters, or (dynamic) values of this execution */
     bool dynamic, frozen;
@@ -38,8 +38,9 @@ struct cpu_product {
     struct cpu_post posts[CPU_MAX_POSTS];
     /* Winograd: transformed tiles of some images at a time */
     struct cpu_view tiles_view;
-    int64_t tiles_y, tiles_x, images_at_once, plane; /* plane: floats between two positions */
-    int up;                                          /* log2 of the upsampling of x */
+    bool pairs;                                           /* tiles of bf16 numbers */
+    int64_t tiles_y, tiles_x, images_at_once, plane, row; /* floats between positions, tiles */
+    int up;                                               /* log2 of the upsampling of x */
 };
 
 /* Floats of a packed matrix [panel][k][panel width], the last panel narrower where that is enough,

@@ -287,6 +287,7 @@ CPU_INLINE void v_store_as(void *p, bool bf16, int64_t at, vf x, int64_t n)
         v_store_n((float *)p + at, x, n);
 }
 
+#if defined(CPU_LEVEL_BF16)
 /* Two neighbours in every lane, the first one in the lower half. */
 CPU_INLINE vi v_pair(const uint16_t *p)
 {
@@ -295,7 +296,6 @@ CPU_INLINE vi v_pair(const uint16_t *p)
     return (vi)v_set(x);
 }
 
-#if defined(CPU_LEVEL_BF16)
 /* s + a₁·b₁ + a₀·b₀ for the pairs in each lane, rounded after each step */
 CPU_INLINE vf v_dot(vf s, vi a, vi b)
 {

@@ -28,15 +28,29 @@ int cpu_winograd_choice(const struct cpu_kernels *k, int64_t channels, int64_t f
     return filters < 48 && height * width >= 24 * 24 ? 2 : 4;
 }
 
-/* In precision bf16, by (level, shape). With instructions for bf16 F(2x2) in bf16 products;
- * F(4x4)'s transforms would multiply the rounding of its operands by ten. Without them a product of
- * bf16 numbers costs more than one of floats. */
+/* In precision bf16, by (level, shape).
+ *
+ * With instructions for bf16, F(2x2) in bf16 products from 6 pixels a side on; F(4x4)'s transforms
+ * would multiply the rounding of its operands by seven. Below, direct.
+ *
+ * Without them weights of bf16 pay by their size alone, as each product has to widen them: with
+ * AVX-512 in F(2x2) on pictures of 6 to 11 pixels and direct below, with narrower vectors in F(2x2)
+ * on 4 and 5 pixels. Larger pictures have float weights in F(4x4) or F(2x2). */
 int cpu_winograd_choice_bf16(const struct cpu_kernels *k, int64_t channels, int64_t filters,
                              int64_t height, int64_t width, bool *half)
 {
     const int m = cpu_winograd_choice(k, channels, filters, height, width);
-    *half = m == 0 || (k->bf16 && channels % 2 == 0);
-    return *half && m != 0 ? 2 : m;
+    const int64_t side = cpu_least(height, width);
+    const bool wide = channels >= 16 && filters >= 16, small = side < 12;
+    *half = true;
+    if (channels % 2 != 0 || !wide)
+        return 0;
+    if (k->bf16)
+        return side < 6 ? 0 : 2;
+    if (k->vw < 16 && (side == 4 || side == 5))
+        return 2;
+    *half = m == 0 || (k->vw == 16 && small);
+    return m;
 }
 
 static int positions(const struct cpu_product *c)
@@ -121,13 +135,15 @@ void cpu_winograd_pack(const struct cpu_kernels *k, const demist_host *host,
 demist_status cpu_winograd_plan(demist_program *p, struct cpu_product *c)
 {
     const struct cpu_kernels *k = p->device->kernels;
+    c->pairs = c->half && k->bf16;
+    c->row = c->pairs ? c->channels / 2 : c->channels;
     c->tiles_y = cpu_ceil(c->out_height, c->winograd);
     c->tiles_x = cpu_ceil(c->out_width, c->winograd);
     const int64_t tiles = c->tiles_y * c->tiles_x;
     const int64_t images = c->y.view.batched ? p->max_batch : c->y.view.shape[0];
-    c->images_at_once = TARGET / (positions(c) * tiles * c->steps);
+    c->images_at_once = TARGET / (positions(c) * tiles * c->row);
     c->images_at_once = c->images_at_once < 1 ? 1 : cpu_least(c->images_at_once, images);
-    c->plane = cpu_round_up(c->images_at_once * tiles * c->steps, 16) + 16;
+    c->plane = cpu_round_up(c->images_at_once * tiles * c->row, 16) + 16;
     c->tiles_view =
         (struct cpu_view){.storage = cpu_new_storage(p, false, positions(c) * c->plane)};
     cpu_need_scratch(p, (int64_t)positions(c) * (TILES * k->nr + 16) + 16 * k->nr);
@@ -158,7 +174,7 @@ static void input_task(void *arg, int64_t task, int worker)
             c->winograd, cpu_element(w->run, &c->x.view, image * c->x.image), c->x.view.bf16,
             c->x.row, c->x.column, (int)c->height, (int)c->width,
             (int)(ty * c->winograd - c->pad_y), (int)(tx * c->winograd - c->pad_x), c->up,
-            c->channels, w->v + t * c->steps, c->half, c->half ? 2 * c->plane : c->plane);
+            c->channels, w->v + t * c->row, c->pairs, c->pairs ? 2 * c->plane : c->plane);
     }
 }
 
@@ -201,21 +217,21 @@ static void output_task(void *arg, int64_t task, int worker)
 
     for (int i = 0; i < positions(c); i++) {
         const float *b = w->packed + i * all + cpu_panel_at(k, c->steps, panel);
-        const float *v = w->v + i * c->plane + first * c->steps;
+        const float *v = w->v + i * c->plane + first * c->row;
         const int64_t blocks = cpu_ceil(count, k->mr);
         for (int64_t j = 0, at = 0; j < blocks; j++) {
             const int rows = (int)cpu_ceil(count - at, blocks - j);
             const float *a[CPU_MAX_MR];
             for (int r = 0; r < rows; r++)
-                a[r] = v + (at + r) * c->steps;
+                a[r] = v + (at + r) * c->row;
             /* meanwhile the next rows, and a part of the next position's panel */
             const int64_t step = cpu_ceil(width, blocks);
-            const struct cpu_ahead ahead = {j + 1 < blocks ? a[rows - 1] + c->steps : v + c->plane,
+            const struct cpu_ahead ahead = {j + 1 < blocks ? a[rows - 1] + c->row : v + c->plane,
                                             b + all + j * step * c->steps, 16, step};
             float *to = products + i * position + at * width;
             if (c->half)
-                k->gemm16(rows, vecs, (const uint16_t *const *)(const void *)a, 1, c->channels, b,
-                          NULL, to, width, ahead);
+                k->gemm16(rows, vecs, (const void *const *)a, 1, c->channels, b, NULL, to, width,
+                          ahead);
             else
                 k->gemm(rows, vecs, a, 1, c->channels, b, NULL, to, width, ahead);
             at += rows;

@@ -236,23 +236,30 @@ static void multiply16(const struct cpu_kernels *k, int vecs, int rows, int64_t 
 {
     static const float init[CPU_MAX_NR] = {1, 2, 3, 4};
     const int64_t pairs = (depth + 1) / 2, width = (int64_t)vecs * k->vw;
-    const uint16_t *row[CPU_MAX_MR * 4];
-    uint16_t *packed = calloc((size_t)(taps * pairs * width), 2 * sizeof *packed);
-    float *packed_floats = malloc((size_t)(taps * pairs * width) * sizeof *packed_floats);
+    const size_t elements = (size_t)(taps * pairs * width);
+    uint32_t *packed = calloc(elements, sizeof *packed);
+    float *packed_floats = malloc(elements * sizeof *packed_floats);
+    float *wide = malloc((size_t)(rows * taps * depth) * sizeof *wide);
     float out[CPU_MAX_MR * CPU_MAX_NR];
+    const void *row[CPU_MAX_MR * 4];
+    k->widen(rows * taps * depth, a, wide);
     for (int64_t t = 0; t < taps; t++) {
-        for (int r = 0; r < rows; r++)
-            row[t * rows + r] = a + (r * taps + t) * depth;
+        for (int64_t r = 0; r < rows; r++) {
+            const int64_t at = (r * taps + t) * depth;
+            row[t * rows + r] = k->bf16 ? (const void *)(a + at) : wide + at;
+        }
         for (int64_t i = 0; i < depth; i++)
             for (int64_t j = 0; j < 4; j++)
-                packed[((t * pairs + i / 2) * width + j) * 2 + i % 2] = b[(t * depth + i) * 4 + j];
+                packed[(t * pairs + i / 2) * width + j] |= (uint32_t)b[(t * depth + i) * 4 + j]
+                                                           << i % 2 * 16;
     }
-    memcpy(packed_floats, packed, (size_t)(taps * pairs * width) * sizeof *packed_floats);
+    memcpy(packed_floats, packed, elements * sizeof *packed);
     k->gemm16(rows, vecs, row, taps, depth, packed_floats, init, out, width,
               (struct cpu_ahead){packed_floats, packed_floats, 0, 0});
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < 4; j++)
             c[r][j] = out[r * width + j];
+    free(wide);
     free(packed);
     free(packed_floats);
 }
