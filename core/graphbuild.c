@@ -44,10 +44,11 @@ static void fail_memory(struct dm_graph *graph)
         dm_fail_memory(&graph->error, "building a graph");
 }
 
-/* Ends a failing call: adds the graph's name to the text. */
+/* Ends a failing call: adds the graph's name to the text, if it has one. */
 static const demist_node *failed_here(struct dm_graph *graph)
 {
-    dm_fail_where(&graph->error, "graph '%s'", graph->name);
+    if (graph->name[0])
+        dm_fail_where(&graph->error, "graph '%s'", graph->name);
     return NULL;
 }
 

@@ -353,7 +353,7 @@ static bool fail_unknown(demist_builder *b)
         size_t length = strlen(key), n = sizeof tail - 1;
         if (length <= n || strcmp(key + length - n, tail) != 0)
             continue;
-        b->fail(b, DEMIST_INCOMPATIBLE,
+        b->fail(b, DEMIST_CONFIG,
                 "unet: the checkpoint has no tensor time_embed.0.weight, but %s: add \"%.*s\" to "
                 "[network] prefix",
                 key, (int)(length - n), key);
@@ -373,7 +373,7 @@ static bool check_channels(struct unet *net, demist_builder *b, int64_t in, int6
     net->channels = upsampler ? in / 2 : in;
     bool super_resolution = in % 2 == 0 && (out == in / 2 || out == in);
     if (upsampler ? !super_resolution : out != in && out != 2 * in)
-        b->fail(b, DEMIST_INCOMPATIBLE,
+        b->fail(b, DEMIST_CONFIG,
                 "unet: small_size = %lld, but the checkpoint takes %lld channels and makes %lld: "
                 "%s",
                 (long long)value(net, SMALL_SIZE)->integer, (long long)in, (long long)out,
@@ -383,7 +383,7 @@ static bool check_channels(struct unet *net, demist_builder *b, int64_t in, int6
         b->fail(b, DEMIST_INCOMPATIBLE, "unet: input_blocks.0.0.weight has %lld input channels",
                 (long long)in);
     else if (out != net->channels * (learns ? 2 : 1))
-        b->fail(b, DEMIST_INCOMPATIBLE,
+        b->fail(b, DEMIST_CONFIG,
                 "unet: learn_sigma = %s, but out.2.weight makes %lld channels of %lld: set "
                 "[network.unet] learn_sigma = %s",
                 learns ? "true" : "false", (long long)out, (long long)net->channels,
@@ -400,7 +400,7 @@ static bool check_ends(struct unet *net, demist_builder *b)
         !has(b, 4, out, "out.2.weight"))
         return fail_unknown(b);
     if (time[1] != channels) {
-        b->fail(b, DEMIST_INCOMPATIBLE,
+        b->fail(b, DEMIST_CONFIG,
                 "unet: num_channels = %lld, but time_embed.0.weight has %lld columns: set "
                 "[network.unet] num_channels = %lld",
                 (long long)channels, (long long)time[1], (long long)time[1]);
@@ -416,13 +416,13 @@ static bool check_classes(struct unet *net, demist_builder *b)
     if (labelled ? shape[0] == classes : classes == 0)
         return true;
     if (labelled)
-        b->fail(b, DEMIST_INCOMPATIBLE,
+        b->fail(b, DEMIST_CONFIG,
                 "unet: num_classes = %lld, but label_emb.weight has %lld rows: set [network.unet] "
                 "num_classes = %lld",
                 (long long)classes, (long long)shape[0], (long long)shape[0]);
     else
         b->fail(
-            b, DEMIST_INCOMPATIBLE,
+            b, DEMIST_CONFIG,
             "unet: num_classes = %lld, but the checkpoint has no label_emb.weight, so it is not "
             "class-conditional: set [network.unet] num_classes = 0",
             (long long)classes);
@@ -437,7 +437,7 @@ static bool check_norm(struct unet *net, demist_builder *b)
         !has(b, 4, out, "input_blocks.1.0.out_layers.3.weight") ||
         emb[0] == out[0] * (scales ? 2 : 1))
         return true;
-    b->fail(b, DEMIST_INCOMPATIBLE,
+    b->fail(b, DEMIST_CONFIG,
             "unet: use_scale_shift_norm = %s, but input_blocks.1.0.emb_layers.1.weight has %lld "
             "rows for %lld channels: set [network.unet] use_scale_shift_norm = %s",
             scales ? "true" : "false", (long long)emb[0], (long long)out[0],
@@ -459,7 +459,7 @@ static bool check_resampling(struct unet *net, demist_builder *b, const struct l
         asked = BY_CONVOLUTION;
     if (layout->resampling == ONE_LEVEL || net->n_levels == 1 || asked == layout->resampling)
         return true;
-    b->fail(b, DEMIST_INCOMPATIBLE,
+    b->fail(b, DEMIST_CONFIG,
             "unet: the options change the resolution by %s, and the checkpoint does it by %s: set "
             "[network.unet] %s",
             how[asked][0], how[layout->resampling][0], how[layout->resampling][1]);
@@ -475,12 +475,12 @@ static bool check_blocks(struct unet *net, demist_builder *b, const struct layou
                 "do not make levels of equally many: no num_res_blocks describes them",
                 layout->n_blocks, layout->res_blocks);
     else if (layout->resampling != ONE_LEVEL && layout->res_blocks != blocks)
-        b->fail(b, DEMIST_INCOMPATIBLE,
+        b->fail(b, DEMIST_CONFIG,
                 "unet: num_res_blocks = %lld, but the checkpoint has %d residual blocks before its "
                 "first downsampling: set [network.unet] num_res_blocks = %d",
                 blocks, layout->res_blocks, layout->res_blocks);
     else if (net->n_levels == 1 && layout->n_levels == 1 && layout->res_blocks != blocks)
-        b->fail(b, DEMIST_INCOMPATIBLE,
+        b->fail(b, DEMIST_CONFIG,
                 "unet: num_res_blocks = %lld, but the checkpoint's only level has %d residual "
                 "blocks: set [network.unet] num_res_blocks = %d",
                 blocks, layout->res_blocks, layout->res_blocks);
@@ -515,7 +515,7 @@ static bool check_levels(struct unet *net, demist_builder *b, const struct layou
         append_ratio(asked, sizeof asked, level_channels(net, i), unit);
     for (int i = 0; i < layout->n_levels; i++)
         append_ratio(found, sizeof found, layout->width[i], unit);
-    b->fail(b, DEMIST_INCOMPATIBLE,
+    b->fail(b, DEMIST_CONFIG,
             "unet: channel_mult = %s%s, but the checkpoint's levels have %s times num_channels: "
             "set [network.unet] channel_mult = %s%s",
             asked, automatic ? " (auto, from image_size)" : "", found, found,
@@ -540,7 +540,7 @@ static bool check_attention(struct unet *net, demist_builder *b, const struct la
     }
     if (wrong == 0)
         return true;
-    b->fail(b, DEMIST_INCOMPATIBLE,
+    b->fail(b, DEMIST_CONFIG,
             "unet: attention_resolutions %s %lld, and the checkpoint has %sattention there, if "
             "image_size = %lld is right: set [network.unet] attention_resolutions = %s%s",
             missing ? "leaves out" : "names", (long long)wrong, missing ? "" : "no ",

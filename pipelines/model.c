@@ -47,7 +47,7 @@ static demist_status check_info(struct dm_network *network, struct dm_error *err
 static demist_status describe(struct dm_network *network, struct dm_error *err)
 {
     struct dm_graph *graph = NULL;
-    DM_TRY(dm_graph_create("describe", network->sources, &graph, err));
+    DM_TRY(dm_graph_create("", network->sources, &graph, err)); /* to look, not to build */
     network->info = DEMIST_INIT(demist_network_info);
     network->info.null_class = -1;
     demist_status status = vtable_of(network)->describe(network->instance.self,
@@ -98,8 +98,12 @@ demist_status dm_network_open(struct dm_network *network, struct dm_instance *in
     demist_status status = dm_sources_create(&network->sources, err);
     if (status == DEMIST_OK && checkpoint && checkpoint[0])
         status = dm_sources_open(network->sources, checkpoint, prefix, &(int32_t){0}, err);
-    if (status == DEMIST_OK)
+    if (status == DEMIST_OK) {
         status = describe(network, err);
+        bool misfit = status == DEMIST_INCOMPATIBLE || status == DEMIST_CONFIG;
+        if (misfit && checkpoint && checkpoint[0])
+            dm_fail_where(err, "%s", checkpoint);
+    }
     if (status == DEMIST_OK)
         status = build(network, err);
     if (status != DEMIST_OK)
