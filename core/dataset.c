@@ -21,6 +21,8 @@ enum { MAX_DEPTH = 32 };
 
 struct dm_dataset {
     char *path;
+    const char *name; /* of the tensor looked for first; NULL: none */
+    bool exact;       /* pictures are not resized */
     int rank;
     int64_t shape[DM_MAX_RANK]; /* of one datum */
     int64_t n, elements;
@@ -58,6 +60,8 @@ static void append_shape(struct dm_text *text, int rank, const int64_t *shape)
 static demist_status check_shape(const struct dm_dataset *d, int rank, const int64_t *shape,
                                  struct dm_error *err)
 {
+    if (rank == 0)
+        return DEMIST_OK;
     bool same = rank == d->rank;
     for (int i = 0; same && i < rank; i++)
         same = shape[i] == d->shape[i];
@@ -68,9 +72,8 @@ static demist_status check_shape(const struct dm_dataset *d, int rank, const int
     dm_text_append(&text, ", and the network takes ");
     append_shape(&text, rank, shape);
     dm_fail(err, DEMIST_INCOMPATIBLE,
-            "%s: each datum is %s; only pictures are resized: check that data and network belong "
-            "together",
-            d->path, text.failed ? "?" : text.data);
+            "%s: each datum is %s%s: check that data and network belong together", d->path,
+            text.failed ? "?" : text.data, d->exact ? "" : "; only pictures are resized");
     dm_text_finish(&text);
     return DEMIST_INCOMPATIBLE;
 }
@@ -178,34 +181,67 @@ static demist_status class_by_names(struct dm_dataset *d, struct dm_error *err)
     return DEMIST_OK;
 }
 
+/* Of data that are taken as they are. */
+static demist_status shape_of_first(struct dm_dataset *d, struct dm_error *err)
+{
+    struct dm_image image;
+    DM_TRY(dm_picture_read(&image, d->files[0], err));
+    d->shape[0] = 3;
+    d->shape[1] = image.height;
+    d->shape[2] = image.width;
+    dm_image_finish(&image);
+    return DEMIST_OK;
+}
+
 static demist_status open_pictures(struct dm_dataset *d, bool folder, int rank,
                                    const int64_t *shape, struct dm_error *err)
 {
-    if (rank != 3 || (shape[0] != 1 && shape[0] != 3))
+    if (rank != 0 && (rank != 3 || (shape[0] != 1 && shape[0] != 3)))
         return dm_fail(err, DEMIST_INCOMPATIBLE,
                        "%s: pictures have 1 or 3 channels, and the network does not take such: "
                        "give its data as tensors (.npy, .npz, .safetensors)",
                        d->path);
-    d->rank = rank;
-    memcpy(d->shape, shape, 3 * sizeof *shape);
+    d->rank = 3;
     DM_TRY(folder ? add_folder(d, d->path, 0, err) : add_file(d, d->path, err));
     if (d->n == 0)
         return dm_fail(err, DEMIST_NOT_FOUND,
                        "%s: neither the folder nor those below it have pictures (.png, .jpg, "
                        ".jpeg, .gif)",
                        d->path);
+    if (rank == 0)
+        DM_TRY(shape_of_first(d, err));
+    else
+        memcpy(d->shape, shape, 3 * sizeof *shape);
     return class_by_names(d, err);
+}
+
+/* A picture of the size that the data are to have. */
+static demist_status load_picture(const struct dm_dataset *d, const char *path,
+                                  struct dm_image *out, struct dm_error *err)
+{
+    struct dm_image image;
+    int64_t height = d->shape[1], width = d->shape[2];
+    DM_TRY(dm_picture_read(&image, path, err));
+    if (d->exact && image.width == width && image.height == height) {
+        *out = image;
+        return DEMIST_OK;
+    }
+    demist_status status =
+        d->exact
+            ? dm_fail(err, DEMIST_INCOMPATIBLE,
+                      "%d×%d pixels, where %lld×%lld are wanted; pictures are not resized here",
+                      image.width, image.height, (long long)width, (long long)height)
+            : dm_image_fit(out, &image, (int)width, (int)height, err);
+    dm_image_finish(&image);
+    return status == DEMIST_OK ? DEMIST_OK : dm_fail_where(err, "%s", path);
 }
 
 static demist_status read_picture(const struct dm_dataset *d, const char *path, float *x,
                                   struct dm_error *err)
 {
-    struct dm_image image, fitted = DM_IMAGE_INIT;
-    DM_TRY(dm_picture_read(&image, path, err));
-    demist_status status = dm_image_fit(&fitted, &image, (int)d->shape[2], (int)d->shape[1], err);
-    dm_image_finish(&image);
-    if (status != DEMIST_OK)
-        return dm_fail_where(err, "%s", path);
+    struct dm_image fitted = DM_IMAGE_INIT;
+    DM_TRY(load_picture(d, path, &fitted, err));
+    demist_status status = DEMIST_OK;
     int64_t pixels = d->shape[1] * d->shape[2];
     for (int64_t p = 0; status == DEMIST_OK && p < pixels; p++) {
         const uint8_t *rgb = fitted.pixels + 3 * p;
@@ -235,12 +271,15 @@ static demist_status open_tensors(struct dm_dataset *d, struct dm_error *err)
     static const char *const images[] = {"x_0", "arr_0", "x", NULL}, *const labels[] = {
                                                                          "y", "arr_1", NULL};
     DM_TRY(dm_checkpoint_open(d->path, &d->file, err));
-    const struct dm_tensor_view *x = find_one_of(d->file, images);
+    const struct dm_tensor_view *x = d->name ? dm_checkpoint_find(d->file, d->name) : NULL;
+    if (!x)
+        x = find_one_of(d->file, images);
     if (!x && dm_checkpoint_count(d->file) == 1)
         x = dm_checkpoint_at(d->file, 0);
     if (!x)
         return dm_fail(err, DEMIST_NOT_FOUND,
-                       "%s: it has several tensors, and none is called x_0, arr_0 or x", d->path);
+                       "%s: it has several tensors, and none is called %s%sx_0, arr_0 or x",
+                       d->path, d->name ? d->name : "", d->name ? ", " : "");
     bool bytes = x->dtype == DEMIST_U8, plane = bytes && x->rank == 3;
     if (dm_tensor_elements(x) == 0 || (bytes ? x->rank < 3 || x->rank > 4 : x->rank < 2))
         return dm_fail(err, DEMIST_INCOMPATIBLE,
@@ -260,7 +299,10 @@ static demist_status open_tensors(struct dm_dataset *d, struct dm_error *err)
                        "%s: tensor %s must hold %lld labels, one for each datum", d->path, y->name,
                        (long long)d->n);
     d->labels = malloc((size_t)d->n * sizeof *d->labels);
-    return d->labels ? dm_tensor_to_i64(y, d->labels, err) : dm_fail_memory(err, "labels");
+    if (!d->labels)
+        return dm_fail_memory(err, "labels");
+    return dm_tensor_to_i64(y, d->labels, err) == DEMIST_OK ? DEMIST_OK
+                                                            : dm_fail_where(err, "%s", d->path);
 }
 
 static demist_status read_tensor(const struct dm_dataset *d, int64_t first, int64_t n, float *x,
@@ -487,22 +529,36 @@ static demist_status open_data(struct dm_dataset *d, int rank, const int64_t *sh
     return check_shape(d, rank, shape, err);
 }
 
-demist_status dm_dataset_open(const char *path, int rank, const int64_t *shape,
-                              struct dm_dataset **out, struct dm_error *err)
+static demist_status open_as(const struct dm_dataset *how, const char *path, int rank,
+                             const int64_t *shape, struct dm_dataset **out, struct dm_error *err)
 {
-    struct dm_dataset *d = calloc(1, sizeof *d);
-    if (d)
-        d->path = strdup(path[0] ? path : ".");
-    if (!d || !d->path) {
-        free(d);
+    if (!path[0])
+        return dm_fail(err, DEMIST_NOT_FOUND, "the path of the data is empty");
+    struct dm_dataset *d = malloc(sizeof *d);
+    if (!d)
         return dm_fail_memory(err, "a data set");
-    }
-    demist_status status = open_data(d, rank, shape, err);
+    *d = *how;
+    d->path = strdup(path);
+    demist_status status =
+        d->path ? open_data(d, rank, shape, err) : dm_fail_memory(err, "a data set");
     if (status != DEMIST_OK)
         dm_dataset_close(d);
     else
         *out = d;
     return status;
+}
+
+demist_status dm_dataset_open(const char *path, int rank, const int64_t *shape,
+                              struct dm_dataset **out, struct dm_error *err)
+{
+    return open_as(&(struct dm_dataset){0}, path, rank, shape, out, err);
+}
+
+demist_status dm_dataset_open_exact(const char *path, const char *name, int rank,
+                                    const int64_t *shape, struct dm_dataset **out,
+                                    struct dm_error *err)
+{
+    return open_as(&(struct dm_dataset){.exact = true, .name = name}, path, rank, shape, out, err);
 }
 
 void dm_dataset_close(struct dm_dataset *d)
@@ -524,9 +580,26 @@ int64_t dm_dataset_count(const struct dm_dataset *d)
     return d->n;
 }
 
+int dm_dataset_shape(const struct dm_dataset *d, int64_t shape[3])
+{
+    for (int i = 0; i < 3; i++)
+        shape[i] = i < d->rank ? d->shape[i] : 0;
+    return d->rank;
+}
+
 int64_t dm_dataset_name_classes(const struct dm_dataset *d)
 {
     return d->name_classes;
+}
+
+const int64_t *dm_dataset_labels(const struct dm_dataset *d)
+{
+    return d->labels;
+}
+
+bool dm_dataset_tells_classes(const struct dm_dataset *d, int64_t n_classes)
+{
+    return d->labels && (d->name_classes == 0 || d->name_classes == n_classes);
 }
 
 demist_status dm_dataset_check_labels(const struct dm_dataset *d, int64_t n_classes,

@@ -1,5 +1,6 @@
 #include "conditions.h"
 
+#include "dataset.h"
 #include "fileio.h"
 #include "number.h"
 #include "tensorfile.h"
@@ -131,28 +132,43 @@ static demist_status read_vectors(const char *path, struct dm_condition_list *l,
     return status;
 }
 
-/* Images for the network's input of role image; where the run names no labels, theirs. */
+/* All of them, as they are few and small; where the run names no labels, theirs. */
+static demist_status load_low_res(struct dm_dataset *data, int64_t n_classes,
+                                  struct dm_condition_list *l, struct dm_error *err)
+{
+    int64_t n = dm_dataset_count(data);
+    size_t size, bytes = 0;
+    dm_dataset_shape(data, l->low_res.shape);
+    size = (size_t)(l->low_res.shape[0] * l->low_res.shape[1] * l->low_res.shape[2]);
+    if (dm_mul_size((size_t)n * sizeof *l->low_res.x, size, &bytes))
+        l->low_res.x = malloc(bytes);
+    if (!l->low_res.x)
+        return dm_fail_memory(err, "low-resolution images");
+    if (l->n_labels == 0 && n_classes > 0 && dm_dataset_tells_classes(data, n_classes)) {
+        DM_TRY(dm_dataset_check_labels(data, n_classes, err));
+        l->labels = malloc((size_t)n * sizeof *l->labels);
+        if (!l->labels)
+            return dm_fail_memory(err, "labels");
+        memcpy(l->labels, dm_dataset_labels(data), (size_t)n * sizeof *l->labels);
+        l->n_labels = (size_t)n;
+    }
+    l->low_res.n = n;
+    return dm_dataset_read(data, 0, n, l->low_res.x, NULL, err);
+}
+
+/* Images for the network's input of role image. */
 static demist_status read_low_res(const char *path, const struct dm_network *network,
                                   struct dm_condition_list *l, struct dm_error *err)
 {
     const demist_node *input = dm_network_input(network, DEMIST_ROLE_IMAGE);
+    struct dm_dataset *data;
     if (input->rank != 4)
         return dm_fail(err, DEMIST_UNSUPPORTED, "input %s of network %s is not N×C×H×W",
                        input->name, network->instance.cls->name);
-    DM_TRY(dm_image_data_read(path, "low_res", &l->low_res, err));
-    DM_TRY(dm_image_data_fit(&l->low_res, input->rank - 1, input->shape + 1, path, err));
-    if (l->n_labels || !l->low_res.labels || network->info.n_classes == 0)
-        return DEMIST_OK;
-    for (int64_t i = 0; i < l->low_res.n; i++)
-        if (l->low_res.labels[i] < 0 || l->low_res.labels[i] >= network->info.n_classes)
-            return dm_fail(err, DEMIST_INCOMPATIBLE,
-                           "%s: label %lld of image %lld is no class: there are 0 … %lld", path,
-                           (long long)l->low_res.labels[i], (long long)i,
-                           (long long)network->info.n_classes - 1);
-    l->labels = l->low_res.labels;
-    l->n_labels = (size_t)l->low_res.n;
-    l->low_res.labels = NULL;
-    return DEMIST_OK;
+    DM_TRY(dm_dataset_open_exact(path, "low_res", input->rank - 1, input->shape + 1, &data, err));
+    demist_status status = load_low_res(data, network->info.n_classes, l, err);
+    dm_dataset_close(data);
+    return status;
 }
 
 static demist_status parse_low_res(const struct dm_run_config *config, const struct dm_ini *ini,
@@ -227,14 +243,26 @@ void dm_conditions_finish(struct dm_condition_list *list)
 {
     free(list->labels);
     free(list->contexts);
-    dm_image_data_finish(&list->low_res);
+    free(list->low_res.x);
     *list = (struct dm_condition_list){0};
+}
+
+void dm_conditions_tell(const struct dm_condition_list *list, const struct dm_run_config *config,
+                        const struct dm_log *log)
+{
+    int64_t n = (int64_t)list->n_labels, end = config->sample.first + config->sample.images;
+    if (config->sample.labels[0] != '@' || n == 0 || (n <= end && end % n == 0))
+        return;
+    dm_log(log, DM_LOG_WARNING,
+           "[sample] labels: %s holds %lld labels, and the run ends with image %lld: %s",
+           config->sample.labels + 1, (long long)n, (long long)end - 1,
+           n > end ? "the last ones are not used" : "they are repeated, and do not come out even");
 }
 
 void dm_conditions_of(const struct dm_condition_list *list, int64_t first, int64_t n,
                       int64_t *labels, float *context, float *low_res)
 {
-    const struct dm_image_data *small = &list->low_res;
+    const struct dm_low_res *small = &list->low_res;
     size_t width = (size_t)list->context_size;
     size_t size = (size_t)(small->shape[0] * small->shape[1] * small->shape[2]);
     for (int64_t i = 0; i < n; i++) {

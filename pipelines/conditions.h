@@ -3,9 +3,15 @@
 #ifndef DM_CONDITIONS_H
 #define DM_CONDITIONS_H
 
-#include "imagedata.h"
 #include "model.h"
 #include "runconfig.h"
+
+/* Images for a network of super-resolution. */
+struct dm_low_res {
+    int64_t n; /* 0: the network takes none */
+    int64_t shape[3];
+    float *x; /* [n][shape] */
+};
 
 struct dm_condition_list {
     int64_t *labels; /* [n_labels]; NULL: the network takes none */
@@ -13,7 +19,7 @@ struct dm_condition_list {
     float *contexts; /* [n_contexts][context_size]; NULL: zeros, or the network takes none */
     size_t n_contexts;
     int64_t context_size;
-    struct dm_image_data low_res; /* n = 0: the network takes none */
+    struct dm_low_res low_res;
 };
 
 /* Parses [sample] labels, context and low_res for this network; low_res's own labels count where
@@ -23,6 +29,10 @@ demist_status dm_conditions_parse(const struct dm_run_config *config, const stru
                                   const struct dm_network *network, struct dm_condition_list *list,
                                   struct dm_error *err);
 void dm_conditions_finish(struct dm_condition_list *list);
+
+/* A notice where a file of labels is of another length than the run's images ask for. */
+void dm_conditions_tell(const struct dm_condition_list *list, const struct dm_run_config *config,
+                        const struct dm_log *log);
 
 /* Those of images first … first+n−1 (of the whole run): labels [n], context [n][context_size],
  * low_res [n][C][h][w], each only where the list has it. */

@@ -1,5 +1,6 @@
 #include "ranking.h"
 
+#include "dataset.h"
 #include "diffusion.h"
 #include "philox.h"
 
@@ -47,7 +48,7 @@ struct job {
     struct dm_log log;
     const char *checkpoint;
     struct dm_finding *f;
-    struct dm_image_data *data;
+    const char *data;       /* a path */
     struct dm_arena *arena; /* of the result */
     char *text;             /* the base description */
     struct time_choice *times;
@@ -57,6 +58,7 @@ struct job {
     int64_t elements;
     double level[N_LEVELS]; /* ln of signal over noise */
 
+    float *x0;       /* [n_images][elements], spread over the data */
     float *eps;      /* [n_images][N_LEVELS][elements] */
     int64_t *labels; /* [n_images] */
     double *error;   /* [candidates][n_images]: mean over levels of ln of ε's mean squared error */
@@ -365,10 +367,9 @@ static demist_status open_bench(struct job *job, const struct network_choice *c,
     return dm_model_bind(&b->model, b->x_buffer, b->out_buffer, false, &b->binding, err);
 }
 
-/* Image i of those probed; they are spread over the data. */
 static const float *image_of(const struct job *job, int i)
 {
-    return job->data->x + i * job->data->n / job->n_images * job->elements;
+    return job->x0 + i * job->elements;
 }
 
 /* The means of k×k squares: how training makes low-resolution images. */
@@ -530,36 +531,47 @@ static demist_status race(struct job *job, struct dm_error *err)
 
 /* ---------------------------------------------------------------- preparing */
 
-static demist_status prepare_labels(struct job *job, struct dm_error *err)
+/* Reads what is probed with from the data. */
+static demist_status read_images(struct job *job, struct dm_dataset *data, struct dm_error *err)
 {
     const struct dm_finding *f = job->f;
+    int64_t n = dm_dataset_count(data), most = f->rank == 1 ? MAX_POINTS : MAX_IMAGES;
+    bool told = f->n_classes > 0 && dm_dataset_tells_classes(data, f->n_classes);
+    job->n_images = (int)(n < most ? n : most);
+    job->x0 = malloc((size_t)(job->n_images * job->elements) * sizeof *job->x0);
     job->labels = calloc((size_t)job->n_images, sizeof *job->labels);
-    if (!job->labels)
-        return dm_fail_memory(err, "labels");
-    if (f->n_classes == 0)
-        return DEMIST_OK;
-    if (!job->data->labels)
+    if (!job->x0 || !job->labels)
+        return dm_fail_memory(err, "the images to probe with");
+    if (told)
+        DM_TRY(dm_dataset_check_labels(data, f->n_classes, err));
+    else if (f->n_classes > 0)
         dm_log(job->env->services.log, DM_LOG_WARNING,
-               "the data have no labels (tensor y or arr_1): classes are dealt out in turn, so "
-               "errors are larger than they need be, for all candidates alike");
+               "the data have no labels (tensor y or arr_1, or names like CLASS_NAME.png): classes "
+               "are dealt out in turn, so errors are larger than they need be, for all candidates "
+               "alike");
     for (int i = 0; i < job->n_images; i++) {
-        int64_t from = i * job->data->n / job->n_images;
-        job->labels[i] = job->data->labels ? job->data->labels[from] : i % f->n_classes;
-        if (job->labels[i] < 0 || job->labels[i] >= f->n_classes)
-            return dm_fail(err, DEMIST_INCOMPATIBLE,
-                           "label %lld of image %lld is no class of the network: there are 0 … "
-                           "%lld",
-                           (long long)job->labels[i], (long long)from, (long long)f->n_classes - 1);
+        job->labels[i] = f->n_classes > 0 ? i % f->n_classes : 0;
+        DM_TRY(dm_dataset_read(data, i * n / job->n_images, 1, job->x0 + i * job->elements,
+                               told ? &job->labels[i] : NULL, err));
     }
     return DEMIST_OK;
+}
+
+static demist_status prepare_images(struct job *job, struct dm_error *err)
+{
+    const struct dm_finding *f = job->f;
+    struct dm_dataset *data;
+    DM_TRY(dm_dataset_open_exact(job->data, NULL, f->rank, f->shape, &data, err));
+    job->elements = f->rank == 1 ? f->shape[0] : f->shape[0] * f->shape[1] * f->shape[2];
+    demist_status status = read_images(job, data, err);
+    dm_dataset_close(data);
+    return status;
 }
 
 static demist_status prepare(struct job *job, struct dm_error *err)
 {
     const struct dm_finding *f = job->f;
-    int64_t most = f->rank == 1 ? MAX_POINTS : MAX_IMAGES;
-    job->n_images = (int)(job->data->n < most ? job->data->n : most);
-    job->elements = f->rank == 1 ? f->shape[0] : f->shape[0] * f->shape[1] * f->shape[2];
+    DM_TRY(prepare_images(job, err));
     job->n_predictions = f->network == DM_FOUND_UNET ? N_PREDICTIONS : 1;
     struct dm_text text = DM_TEXT_INIT;
     dm_finding_print(f, "", &text);
@@ -576,7 +588,6 @@ static demist_status prepare(struct job *job, struct dm_error *err)
     if (job->n_networks == 0)
         return dm_fail(err, DEMIST_INCOMPATIBLE,
                        "no number of heads divides the channels of all attention blocks");
-    DM_TRY(prepare_labels(job, err));
     DM_TRY(lay_levels(job, err));
 
     size_t all = (size_t)n_candidates(job);
@@ -602,6 +613,7 @@ static void close_job(struct job *job)
     free(job->times);
     free(job->networks);
     free(job->labels);
+    free(job->x0);
     free(job->eps);
     free(job->error);
     free(job->extra);
@@ -740,7 +752,7 @@ static demist_status apply(struct job *job, const struct dm_ranking *probe, int 
 }
 
 demist_status dm_rank_candidates(const struct dm_environment *env, const char *checkpoint,
-                                 struct dm_finding *finding, struct dm_image_data *data,
+                                 struct dm_finding *finding, const char *data,
                                  struct dm_ranking *probe, struct dm_error *err)
 {
     *probe = (struct dm_ranking){0};
@@ -751,9 +763,7 @@ demist_status dm_rank_candidates(const struct dm_environment *env, const char *c
     job.log.level = DM_LOG_ERROR;
     job.quiet = *env;
     job.quiet.services.log = &job.log;
-    demist_status status = dm_image_data_fit(data, finding->rank, finding->shape, "the data", err);
-    if (status == DEMIST_OK)
-        status = prepare(&job, err);
+    demist_status status = prepare(&job, err);
     if (status == DEMIST_OK)
         status = race(&job, err);
     if (status == DEMIST_OK)

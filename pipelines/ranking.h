@@ -8,7 +8,6 @@
 #define DM_RANKING_H
 
 #include "detective.h"
-#include "imagedata.h"
 #include "setup.h"
 
 /* A combination of options. */
@@ -31,11 +30,11 @@ struct dm_ranking {
     double alpha_bar[8]; /* [n_levels] */
 };
 
-/* Examines the checkpoint for data, probes, and puts the winner into the finding. Data that do not
- * fit are INCOMPATIBLE. Labels that the data lack are dealt out in turn, and a notice says so.
- * dm_ranking_finish on DEMIST_OK. */
+/* Probes with a few of the data (a path; see dataset.h), spread over all of them, and puts the
+ * winner into the finding. Data that do not fit are INCOMPATIBLE; nothing is resized. Labels that
+ * the data lack are dealt out in turn, and a notice says so. dm_ranking_finish on DEMIST_OK. */
 demist_status dm_rank_candidates(const struct dm_environment *env, const char *checkpoint,
-                                 struct dm_finding *finding, struct dm_image_data *data,
+                                 struct dm_finding *finding, const char *data,
                                  struct dm_ranking *probe, struct dm_error *err);
 void dm_ranking_finish(struct dm_ranking *probe);
 

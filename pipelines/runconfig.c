@@ -85,9 +85,8 @@ OPTION(sample_context, .key = "context",
               "cycled over the images; empty: zeros",
        TEXT);
 OPTION(sample_low_res, .key = "low_res",
-       .doc =
-           "super-resolution: a PNG, a folder of PNGs, or an .npz with arr_0 (and labels arr_1); "
-           "cycled over the images",
+       .doc = "super-resolution: a picture, a folder of them, or an .npz with arr_0 (labels "
+              "arr_1); cycled over the images",
        .type = DEMIST_OPTION_PATH);
 static const demist_option *const sample_options[] = {
     &sample_steps,    &sample_offset,    &sample_course_end, &sample_images,

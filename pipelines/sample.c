@@ -126,6 +126,7 @@ static demist_status open_job(struct job *job, struct dm_error *err)
     const demist_network_info *info = &s->network.info;
     bool guided = c->sample.guidance_scale != 1;
     DM_TRY(dm_conditions_parse(c, s->ini, &s->network, &job->conditions, err));
+    dm_conditions_tell(&job->conditions, c, s->env->services.log);
     if (c->sample.start == DM_START_HALF_CIRCLE &&
         (dm_process_is_vp(s->process) || info->rank != 1 || info->shape[0] != 2))
         return dm_fail(err, DEMIST_CONFIG,

@@ -61,8 +61,8 @@ static const struct argp_option options[] = {
      "shapes reveal, and the candidates for the others",
      0},
     {"probe", 'p', "DATA", 0,
-     "with --ini: rank those candidates by the network's error on DATA: pictures (a PNG, a folder "
-     "of PNGs) or a tensor file with x_0 or arr_0 (and labels y or arr_1)",
+     "with --ini: rank those candidates by the network's error on DATA: a picture, a folder of "
+     "them, or a tensor file with x_0 or arr_0 (and labels y or arr_1)",
      0},
     {"prefix", 'x', "PREFIX", 0, "with --ini: take the network below this prefix", 0},
     {0},

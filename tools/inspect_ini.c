@@ -1,5 +1,6 @@
 #include "inspect_ini.h"
 
+#include "dataset.h"
 #include "jsonout.h"
 #include "ranking.h"
 #include "session.h"
@@ -23,13 +24,24 @@ static void finish(struct answer *answer)
     dm_ranking_finish(&answer->probe);
 }
 
-static demist_status examine(const struct inspect_ini *options, const struct dm_image_data *data,
-                             struct answer *answer, struct dm_error *err)
+/* The data's rows and columns, which shapes of parameters do not tell; points have none. */
+static demist_status size_of(const char *path, int64_t *size, struct dm_error *err)
+{
+    struct dm_dataset *data;
+    int64_t shape[3];
+    DM_TRY(dm_dataset_open_exact(path, NULL, 0, NULL, &data, err));
+    *size = dm_dataset_shape(data, shape) == 3 ? shape[1] : 0;
+    dm_dataset_close(data);
+    return DEMIST_OK;
+}
+
+static demist_status examine(const struct inspect_ini *options, struct answer *answer,
+                             struct dm_error *err)
 {
     struct dm_checkpoint *ckpt;
     struct dm_hints hints = {.prefix = options->prefix};
-    if (data->n > 0 && data->rank == 3)
-        hints.image_size = data->shape[1];
+    if (options->data)
+        DM_TRY(size_of(options->data, &hints.image_size, err));
     DM_TRY(dm_checkpoint_open(options->path, &ckpt, err));
     demist_status status = dm_examine(ckpt, options->path, &hints, &answer->finding, err);
     dm_checkpoint_close(ckpt);
@@ -68,21 +80,17 @@ static demist_status answer(struct common *common, const struct inspect_ini *opt
                             struct answer *out, struct dm_error *err)
 {
     const struct dm_environment *env;
-    struct dm_image_data data = {0};
     DM_TRY(dm_session_environment(common->session, &env, err));
     out->path = realpath(options->path, NULL);
     if (!out->path)
         out->path = strdup(options->path);
     if (!out->path)
         return dm_fail_memory(err, "a path");
-    if (options->data)
-        DM_TRY(dm_image_data_read(options->data, "x_0", &data, err));
-    demist_status status = examine(options, &data, out, err);
+    demist_status status = examine(options, out, err);
     if (status == DEMIST_OK)
         status = try_description(env, out, err);
     if (status == DEMIST_OK && options->data)
-        status = dm_rank_candidates(env, out->path, &out->finding, &data, &out->probe, err);
-    dm_image_data_finish(&data);
+        status = dm_rank_candidates(env, out->path, &out->finding, options->data, &out->probe, err);
     return status;
 }
 

@@ -184,6 +184,61 @@ static void test_folders_that_cannot_be_used_are_named(void **state)
     dm_dataset_close(data);
 }
 
+static void test_data_taken_as_they_are_have_the_size_of_the_first(void **state)
+{
+    struct scratch *s = *state;
+    struct dm_error err = DM_ERROR_INIT;
+    struct dm_dataset *data = NULL;
+    int64_t shape[3];
+    float x[3 * 48];
+    mkdir(in(s, "b"), 0777);
+    put_png(in(s, "b/a.png"), 8, 6, 5, 0, 0);
+    put_png(in(s, "c.png"), 8, 6, 10, 0, 0);
+    put_png(in(s, "d.png"), 6, 8, 15, 0, 0);
+    assert_int_equal(dm_dataset_open_exact(s->dir, NULL, 0, NULL, &data, &err), DEMIST_OK);
+    assert_int_equal(dm_dataset_shape(data, shape), 3);
+    assert_memory_equal(shape, ((int64_t[]){3, 6, 8}), sizeof shape);
+    assert_int_equal(dm_dataset_read(data, 1, 1, x, NULL, &err), DEMIST_OK);
+    assert_true(x[47] == 10 / 127.5F - 1);
+    assert_int_equal(dm_dataset_read(data, 2, 1, x, NULL, &err), DEMIST_INCOMPATIBLE);
+    assert_contains(err.text, "d.png: 6×8 pixels, where 8×6 are wanted");
+    dm_error_clear(&err);
+    assert_true(dm_dataset_tells_classes(data, 3));
+    assert_false(dm_dataset_tells_classes(data, 4));
+    dm_dataset_close(data);
+    expect_refusal("", 3, 8, DEMIST_NOT_FOUND, "path of the data is empty");
+}
+
+static void test_a_named_tensor_comes_before_the_usual_ones(void **state)
+{
+    struct scratch *s = *state;
+    struct dm_error err = DM_ERROR_INIT;
+    struct dm_dataset *data = NULL;
+    const float points[] = {1, 2, 3, 4}, others[] = {5, 6};
+    const struct dm_tensor_view views[] = {
+        {"x_0", DEMIST_F32, 2, {1, 2}, others, sizeof others, "f32"},
+        {"low_res", DEMIST_F32, 2, {2, 2}, points, sizeof points, "f32"},
+    };
+    const char *path = in(s, "points.safetensors");
+    float x[4];
+    assert_int_equal(dm_safetensors_save(path, views, 2, NULL, 0, &err), DEMIST_OK);
+    assert_int_equal(dm_dataset_open_exact(path, "low_res", 1, (int64_t[]){2}, &data, &err),
+                     DEMIST_OK);
+    assert_int_equal(dm_dataset_count(data), 2);
+    assert_int_equal(dm_dataset_read(data, 0, 2, x, NULL, &err), DEMIST_OK);
+    assert_memory_equal(x, points, sizeof points);
+    assert_false(dm_dataset_tells_classes(data, 2));
+    dm_dataset_close(data);
+    assert_int_equal(dm_dataset_open_exact(path, "other", 1, (int64_t[]){2}, &data, &err),
+                     DEMIST_OK);
+    assert_int_equal(dm_dataset_count(data), 1);
+    dm_dataset_close(data);
+    assert_int_equal(dm_dataset_open_exact(path, "low_res", 1, (int64_t[]){3}, &data, &err),
+                     DEMIST_INCOMPATIBLE);
+    assert_contains(err.text, "each datum is 2, and the network takes 3: check");
+    dm_error_clear(&err);
+}
+
 /* ---------------------------------------------------------------- tensors */
 
 static void test_bytes_and_floats_of_tensor_files(void **state)
@@ -342,6 +397,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_a_folder_is_read_recursively_in_the_order_of_names),
         TEST(test_pictures_fit_one_channel_where_they_are_gray),
+        TEST(test_data_taken_as_they_are_have_the_size_of_the_first),
+        TEST(test_a_named_tensor_comes_before_the_usual_ones),
         TEST(test_folders_that_cannot_be_used_are_named),
         TEST(test_bytes_and_floats_of_tensor_files),
         TEST(test_mnist_with_its_labels_and_gzipped),

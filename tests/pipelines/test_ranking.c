@@ -1,6 +1,7 @@
 /* What data reveal: the probe finds how the reference checkpoints were trained. */
 #include "testing.h"
 
+#include "dataset.h"
 #include "detected.h"
 #include "ranking.h"
 
@@ -10,23 +11,30 @@ struct probed {
     struct dm_ranking probe;
 };
 
-static void probe(struct probed *p, const char *checkpoint, const char *file, int64_t images)
+static int64_t size_of(const char *path)
 {
     struct dm_error err = DM_ERROR_INIT;
-    struct dm_image_data data;
+    struct dm_dataset *data;
+    int64_t shape[3];
+    fixture_expect_ok(dm_dataset_open_exact(path, NULL, 0, NULL, &data, &err), &err);
+    int64_t size = dm_dataset_shape(data, shape) == 3 ? shape[1] : 0;
+    dm_dataset_close(data);
+    return size;
+}
+
+static void probe(struct probed *p, const char *checkpoint, const char *data)
+{
+    struct dm_error err = DM_ERROR_INIT;
     struct dm_text table = DM_TEXT_INIT;
     const char *path = test_data(checkpoint);
     fixture_open(&p->f, 2, NULL);
-    fixture_expect_ok(dm_image_data_read(test_data(file), "x_0", &data, &err), &err);
-    data.n = images < data.n ? images : data.n;
-    struct dm_hints hints = {.image_size = data.rank == 3 ? data.shape[1] : 0};
+    struct dm_hints hints = {.image_size = size_of(data)};
     examine(path, &hints, &p->found);
     assert_true(dm_finding_set(&p->found, "backend", "use", fast_backend(), DM_CHOSEN, NULL));
-    fixture_expect_ok(dm_rank_candidates(&p->f.env, path, &p->found, &data, &p->probe, &err), &err);
+    fixture_expect_ok(dm_rank_candidates(&p->f.env, path, &p->found, data, &p->probe, &err), &err);
     dm_ranking_print(&p->probe, 12, &table);
     print_message("%s", table.data);
     dm_text_finish(&table);
-    dm_image_data_finish(&data);
 }
 
 static void close_probed(struct probed *p)
@@ -55,7 +63,7 @@ static void expect_certain(const struct dm_ranking *probe, const char *assignmen
 static void test_finds_how_the_tiles_network_was_trained(void **state)
 {
     struct probed p;
-    probe(&p, "crawl-unet/checkpoint.safetensors", "crawl-tiles/tiles_32x32_rgb.npy", 800);
+    probe(&p, "crawl-unet/checkpoint.safetensors", test_data("crawl-tiles/tiles_32x32_rgb.npy"));
     expect_setting(&p.found, "schedule", "use", "cosine");
     expect_setting(&p.found, "schedule", "steps", "1000");
     expect_setting(&p.found, "network.unet", "rescale_timesteps", "true");
@@ -76,7 +84,7 @@ static void test_finds_how_the_tiles_network_was_trained(void **state)
 static void test_finds_how_the_points_network_was_trained(void **state)
 {
     struct probed p;
-    probe(&p, "two-moons-mlp/checkpoint.pt", "two-moons-mlp/dataset.pt", 50000);
+    probe(&p, "two-moons-mlp/checkpoint.pt", test_data("two-moons-mlp/dataset.pt"));
     expect_setting(&p.found, "schedule", "use", "linear");
     expect_setting(&p.found, "schedule", "steps", "100");
     expect_setting(&p.found, "schedule.linear", "beta_start", "0.0001");
@@ -91,7 +99,7 @@ static void test_finds_how_the_points_network_was_trained(void **state)
 static void test_finds_how_the_sprites_network_was_trained(void **state)
 {
     struct probed p;
-    probe(&p, "context-unet-sprites/checkpoint.pth", "crawl-tiles/tiles_16x16_rgb.npy", 1368);
+    probe(&p, "context-unet-sprites/checkpoint.pth", test_data("crawl-tiles/tiles_16x16_rgb.npy"));
     expect_setting(&p.found, "schedule", "use", "linear");
     expect_setting(&p.found, "schedule", "steps", "500");
     expect_setting(&p.found, "schedule.linear", "indexing", "one");
@@ -105,18 +113,15 @@ static void test_refuses_data_of_another_shape(void **state)
     struct fixture f;
     struct dm_finding found;
     struct dm_ranking result;
-    struct dm_image_data data;
     struct dm_error err = DM_ERROR_INIT;
     const char *path = test_data("two-moons-mlp/checkpoint.pt");
+    const char *data = test_data("crawl-tiles/tiles_16x16_rgb.npy");
     fixture_open(&f, 1, NULL);
-    fixture_expect_ok(
-        dm_image_data_read(test_data("crawl-tiles/tiles_16x16_rgb.npy"), "x_0", &data, &err), &err);
     examine(path, &(struct dm_hints){0}, &found);
-    assert_int_equal(dm_rank_candidates(&f.env, path, &found, &data, &result, &err),
+    assert_int_equal(dm_rank_candidates(&f.env, path, &found, data, &result, &err),
                      DEMIST_INCOMPATIBLE);
-    assert_contains(err.text, "[3,16,16], and the network takes [2]");
+    assert_contains(err.text, "each datum is 3×16×16, and the network takes 2");
     dm_error_clear(&err);
-    dm_image_data_finish(&data);
     dm_finding_finish(&found);
     fixture_close(&f);
 }
