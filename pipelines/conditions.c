@@ -3,6 +3,7 @@
 #include "dataset.h"
 #include "fileio.h"
 #include "number.h"
+#include "startfile.h"
 #include "tensorfile.h"
 
 #include <stdlib.h>
@@ -192,6 +193,19 @@ static demist_status parse_low_res(const struct dm_run_config *config, const str
     return DEMIST_OK;
 }
 
+/* The labels that came with x_T, or with the data to encode. */
+static demist_status start_labels(const struct dm_run_config *config,
+                                  const struct dm_network *network, struct dm_condition_list *l,
+                                  struct dm_error *err)
+{
+    struct dm_start_file *start;
+    DM_TRY(dm_start_file_open(config, network, &start, err));
+    demist_status status =
+        dm_start_file_labels(start, network->info.n_classes, &l->labels, &l->n_labels, err);
+    dm_start_file_close(start);
+    return status;
+}
+
 static demist_status parse(const struct dm_run_config *config, const struct dm_ini *ini,
                            const struct dm_network *net, struct dm_condition_list *l,
                            struct dm_error *err)
@@ -220,6 +234,8 @@ static demist_status parse(const struct dm_run_config *config, const struct dm_i
                        "guide away from: remove the key",
                        where(ini, "guidance_scale"), network);
     DM_TRY(parse_low_res(config, ini, net, l, err));
+    if (l->n_labels == 0 && info->n_classes > 0 && config->sample.start == DM_START_FILE)
+        DM_TRY(start_labels(config, net, l, err));
     if (l->n_labels == 0 && info->n_classes > 0)
         return dm_fail(err, DEMIST_CONFIG,
                        "%s: network %s is class-conditional: set [sample] labels, for example "

@@ -22,9 +22,10 @@ struct dm_condition_list {
     struct dm_low_res low_res;
 };
 
-/* Parses [sample] labels, context and low_res for this network; low_res's own labels count where
- * `labels` is not set. CONFIG for labels outside the classes, labels for a network without classes,
- * none for one with classes, vectors of another length, low_res missing or not wanted. */
+/* Parses [sample] labels, context and low_res for this network; where `labels` is not set, those of
+ * low_res count, or else those of start_file. CONFIG for labels outside the classes, labels for a
+ * network without classes, none for one with classes, vectors of another length, low_res missing or
+ * not wanted. */
 demist_status dm_conditions_parse(const struct dm_run_config *config, const struct dm_ini *ini,
                                   const struct dm_network *network, struct dm_condition_list *list,
                                   struct dm_error *err);

@@ -101,7 +101,7 @@ static double decoder(double x, double mean, double logvar)
 /* The step at which t, counted among the kept, is evaluated. */
 static const demist_step *step_of(const struct job *job, int32_t t)
 {
-    return dm_process_step(job->setup->process)[job->n_steps - 1 - t];
+    return dm_process_kept_step(job->setup->process, t);
 }
 
 /* Term t of image i of the batch, whose x_t and network output are there. */
@@ -557,7 +557,7 @@ static demist_status open_job(struct job *job, struct dm_error *err)
 {
     struct dm_setup *s = job->setup;
     struct dm_device *d = &s->device;
-    job->n_steps = dm_process_n_steps(s->process);
+    job->n_steps = (int32_t)dm_process_kept(s->process)->n; /* whichever way sampling walks */
     job->elements = s->network.n_elements;
     DM_TRY(check_options(job, err));
     DM_TRY(dm_reverse_open(s, &job->reverse, err));

@@ -128,10 +128,14 @@ static void print_times(const struct dm_process *process, struct dm_text *out)
     int32_t n = dm_process_n_steps(process);
     const double *time = dm_process_time(process);
     size_t column = 0;
-    dm_text_appendf(out, "  %d steps at", (int)n);
+    dm_text_appendf(out, "  %d steps%s at", (int)n,
+                    dm_process_encodes(process) ? " from data to noise" : "");
     for (int32_t i = 0; i <= n; i++) {
         struct dm_text item = DM_TEXT_INIT;
-        dm_text_appendf(&item, i < n ? " %.6g" : "; end at %.6g\n", time[i]);
+        if (i == n && dm_process_ends_in_noise(process))
+            dm_text_append(&item, "; end at alpha_bar = 0\n");
+        else
+            dm_text_appendf(&item, i < n ? " %.6g" : "; end at %.6g\n", time[i]);
         column += item.size;
         dm_text_append(out, column > 88 ? "\n   " : "");
         column = column > 88 ? item.size : column;
@@ -144,7 +148,7 @@ static void print_steps(const struct dm_process *process, struct dm_text *out)
 {
     int32_t n = dm_process_n_steps(process);
     const demist_step *const *step = dm_process_step(process);
-    bool vp = dm_process_is_vp(process);
+    bool vp = dm_process_is_vp(process) && !dm_process_encodes(process); /* it has β */
     dm_text_appendf(out, "  %10s %12s %12s %12s", "time", "signal", "noise", "lambda");
     dm_text_append(out, vp ? "    alpha_bar         beta   beta_tilde\n" : "\n");
     for (int32_t i = 0; i < n; i++) {
@@ -238,8 +242,11 @@ static void print_noise(const struct dm_setup *s, struct dm_text *out)
         "a file of recorded draws",
     };
     static const char *const starts[] = {"normal noise", "points on a half circle", "a file"};
-    dm_text_appendf(out, "\nnoise\n  %s; seed %llu\n  x_T: %s\n", sources[c->noise.source],
-                    (unsigned long long)c->sample.seed, starts[c->sample.start]);
+    dm_text_appendf(out, "\nnoise\n  %s; seed %llu\n  %s: %s\n", sources[c->noise.source],
+                    (unsigned long long)c->sample.seed, c->sample.encode ? "encoded to x_T" : "x_T",
+                    starts[c->sample.start]);
+    if (c->sample.start == DM_START_FILE)
+        dm_text_appendf(out, "  from %s\n", c->sample.start_file);
     if (c->noise.source == DM_NOISE_FILE)
         dm_text_appendf(out, "  draws of %s\n", c->noise.file);
 }

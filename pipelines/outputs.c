@@ -32,15 +32,16 @@ enum {
 static const struct {
     enum dm_format format;
     const char *name, *file;
+    const char *encoded; /* the file of a run that encodes */
 } formats[] = {
-    {DM_FORMAT_GRID, "grid", "grid.png"},
-    {DM_FORMAT_PNG, "png", "image-00000.png"},
-    {DM_FORMAT_NPZ, "npz", "samples.npz"},
-    {DM_FORMAT_NPY, "npy", "samples.npy"},
-    {DM_FORMAT_SAFETENSORS, "safetensors", "samples.safetensors"},
-    {DM_FORMAT_GIF, "gif", "samples.gif"},
-    {DM_FORMAT_PLOT, "plot", "points.png"},
-    {DM_FORMAT_SVG, "svg", "points.svg"},
+    {DM_FORMAT_GRID, "grid", "grid.png", "grid.png"},
+    {DM_FORMAT_PNG, "png", "image-00000.png", "image-00000.png"},
+    {DM_FORMAT_NPZ, "npz", "samples.npz", "x_T.npz"},
+    {DM_FORMAT_NPY, "npy", "samples.npy", "x_T.npy"},
+    {DM_FORMAT_SAFETENSORS, "safetensors", "samples.safetensors", "x_T.safetensors"},
+    {DM_FORMAT_GIF, "gif", "samples.gif", "samples.gif"},
+    {DM_FORMAT_PLOT, "plot", "points.png", "points.png"},
+    {DM_FORMAT_SVG, "svg", "points.svg", "points.svg"},
 };
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
@@ -60,7 +61,7 @@ struct dm_outputs {
     int rank;
     int64_t shape[DM_MAX_RANK];
     size_t elements; /* of one image */
-    bool images, points, has_labels, finished;
+    bool images, points, has_labels, encoded, finished;
     struct dm_image_levels levels;
     struct dm_grid grid;
     int64_t n_images, first, n_done;
@@ -71,6 +72,11 @@ struct dm_outputs {
     struct kept *kept; /* in the order of the steps */
     size_t n_kept;
 };
+
+static const char *file_name(const struct dm_outputs *out, int format)
+{
+    return out->encoded ? formats[format].encoded : formats[format].file;
+}
 
 static bool wants(const struct dm_outputs *out, unsigned any_of)
 {
@@ -119,6 +125,8 @@ static demist_status check_format(const struct dm_outputs *out, unsigned format,
 
 static unsigned meant_formats(const struct dm_outputs *out)
 {
+    if (out->o.formats_by_default && out->encoded) /* pixels would not make it again */
+        return DM_FORMAT_SAFETENSORS;
     if (!out->o.formats_by_default || !out->points)
         return out->o.formats;
 #ifdef DM_HAVE_CAIRO
@@ -267,7 +275,7 @@ static demist_status reserve(const struct dm_outputs *out, size_t count, size_t 
 
 static demist_status reserve_all(struct dm_outputs *out, struct dm_error *err)
 {
-    bool is_bytes = out->rank == 3;
+    bool is_bytes = out->rank == 3 && !out->encoded;
     if (wants(out, DM_FORMAT_GRID | DM_FORMAT_GIF | (is_bytes ? DM_FORMAT_NPZ : 0)))
         DM_TRY(reserve(out, out->elements, 1, &out->pixels, err));
     if (wants(out,
@@ -308,6 +316,7 @@ static demist_status copy_data(struct dm_outputs *out, const struct dm_output_da
     out->first = data->first;
     out->n_steps = data->n_steps;
     out->has_labels = data->has_labels;
+    out->encoded = data->encoded;
     out->description = strdup(data->description);
     return out->description ? DEMIST_OK : dm_fail_memory(err, "the run's description");
 }
@@ -331,7 +340,7 @@ static demist_status probe_files(const struct dm_outputs *out, struct dm_error *
 {
     for (int i = 0; i < N_FORMATS; i++)
         if (wants(out, formats[i].format))
-            DM_TRY(dm_outputdir_probe(&out->dir, formats[i].file, err));
+            DM_TRY(dm_outputdir_probe(&out->dir, file_name(out, i), err));
     return DEMIST_OK;
 }
 
@@ -741,13 +750,16 @@ static demist_status append_array(const struct dm_outputs *out, enum dm_format f
                                   struct dm_outfile *file, struct dm_error *err)
 {
     size_t n = out->has_labels ? 2 : 1;
+    struct dm_tensor_view tensors[] = {floats_view(out, out->encoded ? "x_T" : "x_0"),
+                                       labels_view(out, "y")};
+    if (format == DM_FORMAT_NPZ && out->encoded)
+        return dm_npz_write(file, tensors, n, err);
     if (format == DM_FORMAT_NPZ) {
         struct dm_tensor_view arrays[] = {out->rank == 3 ? pixels_view(out, "arr_0")
                                                          : floats_view(out, "arr_0"),
                                           labels_view(out, "arr_1")};
         return dm_npz_write(file, arrays, n, err);
     }
-    struct dm_tensor_view tensors[] = {floats_view(out, "x_0"), labels_view(out, "y")};
     if (format == DM_FORMAT_NPY)
         return dm_npy_write(file, tensors, err);
     const struct dm_metadata description = {DM_PNG_KEYWORD, out->description};
@@ -797,14 +809,15 @@ demist_status dm_outputs_finish(struct dm_outputs *out, struct dm_error *err)
         return dm_fail(err, DEMIST_INVALID, "the outputs were finished before");
     out->finished = true;
     for (int i = 0; i < N_FORMATS && out->n_done > 0; i++) {
+        const char *file = file_name(out, i);
         struct dm_error why = DM_ERROR_INIT;
         if (!wants(out, formats[i].format))
             continue;
-        demist_status status = write_format(out, formats[i].format, formats[i].file, &why);
+        demist_status status = write_format(out, formats[i].format, file, &why);
         if (status != DEMIST_OK && first == DEMIST_OK)
-            first = dm_fail(err, status, "%s", why.text ? why.text : formats[i].file);
+            first = dm_fail(err, status, "%s", why.text ? why.text : file);
         else if (status != DEMIST_OK)
-            dm_log(out->o.log, DM_LOG_ERROR, "%s", why.text ? why.text : formats[i].file);
+            dm_log(out->o.log, DM_LOG_ERROR, "%s", why.text ? why.text : file);
         dm_error_clear(&why);
     }
     return first;

@@ -21,9 +21,10 @@ enum dm_format {
                                        (float32 N×… where data are no images), arr_1: labels */
     DM_FORMAT_NPY = 1 << 3,         /* samples.npy: float32 N×C×H×W */
     DM_FORMAT_SAFETENSORS = 1 << 4, /* samples.safetensors: x_0 float32, y int64, the description */
-    DM_FORMAT_GIF = 1 << 5,         /* samples.gif: grids from noise to images */
-    DM_FORMAT_PLOT = 1 << 6,        /* points.png: points in the plane and their paths */
-    DM_FORMAT_SVG = 1 << 7,         /* points.svg: the same */
+    /* The last three for what was encoded: x_T.npz, x_T.npy, x_T.safetensors: x_T float32, y. */
+    DM_FORMAT_GIF = 1 << 5,  /* samples.gif: grids from noise to images */
+    DM_FORMAT_PLOT = 1 << 6, /* points.png: points in the plane and their paths */
+    DM_FORMAT_SVG = 1 << 7,  /* points.svg: the same */
 };
 
 struct dm_output_options {
@@ -49,6 +50,8 @@ struct dm_output_data {
     int64_t n_images, first; /* of the run; the index of its first */
     int32_t n_steps;
     bool has_labels;
+    bool encoded;            /* the results are x_T: files of arrays are called so, hold floats, and
+                                a safetensors file is what is written by default */
     const char *description; /* the run's INI text, which the files carry */
 };
 

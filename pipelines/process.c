@@ -3,14 +3,18 @@
 #include "diffusion.h"
 #include "spacing.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 struct dm_process {
     struct dm_diffusion whole; /* every index of the schedule: for times between those kept */
     struct dm_diffusion kept;  /* the grid */
-    demist_step *steps;
-    const demist_step **step; /* [n_steps] */
-    double *time;             /* [n_steps+1] */
+    demist_step *down;         /* [kept.n], towards the data, noise falling */
+    demist_step *up;           /* [n_steps], to encode; else NULL */
+    bool ends_in_noise;        /* the last step of `up` */
+    int32_t n_steps;           /* of the walk, which is one of the two: */
+    const demist_step **step;  /* [n_steps] */
+    double *time;              /* [n_steps+1] */
     double signal_guard;
     int64_t T;
 };
@@ -40,21 +44,64 @@ static demist_status fill(struct dm_instance *schedule, int64_t T, struct raw *r
     return dm_instance_check(schedule, "fill", status, err);
 }
 
-/* The steps as samplers see them: an array of pointers, since demist_step may grow. */
-static demist_status lay_steps(struct dm_process *p, struct dm_error *err)
+/* A kept step turned round: from its time to where the noisier one, `to`, starts. */
+static demist_step turn(const demist_step *step, const demist_step *to)
+{
+    demist_step up = *step;
+    up.time_next = to->time;
+    up.signal_next = to->signal;
+    up.noise_next = to->noise;
+    up.lambda_next = to->lambda;
+    up.alpha_bar_next = to->alpha_bar;
+    up.beta = up.posterior_x0 = up.posterior_x = up.posterior_variance = NAN;
+    up.posterior_logvar = up.large_variance = NAN;
+    return up;
+}
+
+static demist_status turn_steps(struct dm_process *p, struct dm_error *err)
 {
     int64_t n = p->kept.n;
-    p->steps = calloc((size_t)n, sizeof *p->steps);
+    p->ends_in_noise = p->whole.variance_preserving;
+    p->n_steps = (int32_t)(p->ends_in_noise ? n : n - 1);
+    if (p->kept.wrapped)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "direction = encode starts from data, and course_end = wrap has another "
+                       "end: take clamp");
+    if (p->n_steps < 1)
+        return dm_fail(err, DEMIST_CONFIG,
+                       "direction = encode goes from one kept time to the next, and a single one "
+                       "is kept: keep more steps");
+    p->up = calloc((size_t)p->n_steps, sizeof *p->up);
+    if (!p->up)
+        return dm_fail_memory(err, "the grid of times");
+    const demist_step noise = {
+        .time = (double)(p->whole.first_index + p->whole.n), .noise = 1, .lambda = -INFINITY};
+    for (int64_t i = 0; i < p->n_steps; i++) {
+        const demist_step *from = dm_process_kept_step(p, i);
+        p->up[i] = turn(from, i + 1 < n ? dm_process_kept_step(p, i + 1) : &noise);
+    }
+    return DEMIST_OK;
+}
+
+/* The steps as samplers see them: an array of pointers, since demist_step may grow. */
+static demist_status lay_steps(struct dm_process *p, bool encode, struct dm_error *err)
+{
+    int64_t n = p->kept.n;
+    p->down = calloc((size_t)n, sizeof *p->down);
     p->step = calloc((size_t)n, sizeof *p->step);
     p->time = calloc((size_t)n + 1, sizeof *p->time);
-    if (!p->steps || !p->step || !p->time)
+    if (!p->down || !p->step || !p->time)
         return dm_fail_memory(err, "the grid of times");
-    for (int64_t i = 0; i < n; i++) {
-        p->steps[i] = dm_diffusion_step(&p->kept, i);
-        p->step[i] = &p->steps[i];
-        p->time[i] = p->steps[i].time;
+    p->n_steps = (int32_t)n;
+    for (int64_t i = 0; i < n; i++)
+        p->down[i] = dm_diffusion_step(&p->kept, i);
+    if (encode)
+        DM_TRY(turn_steps(p, err));
+    for (int32_t i = 0; i < p->n_steps; i++) {
+        p->step[i] = encode ? &p->up[i] : &p->down[i];
+        p->time[i] = p->step[i]->time;
     }
-    p->time[n] = p->steps[n - 1].time_next;
+    p->time[p->n_steps] = p->step[p->n_steps - 1]->time_next;
     return DEMIST_OK;
 }
 
@@ -93,7 +140,9 @@ demist_status dm_process_create(struct dm_instance *schedule, int64_t T,
     }
     status = dm_diffusion_respace(&p->whole, grid.index, grid.n, grid.end, &p->kept, err);
     if (status == DEMIST_OK)
-        status = lay_steps(p, err);
+        status = lay_steps(p, spacing->encode, err);
+    if (status == DEMIST_CONFIG && spacing->where)
+        dm_fail_where(err, "%s: [sample]", spacing->where);
 end:
     dm_spacing_finish(&grid);
     free(raw.storage);
@@ -111,7 +160,8 @@ void dm_process_destroy(struct dm_process *p)
         return;
     dm_diffusion_finish(&p->whole);
     dm_diffusion_finish(&p->kept);
-    free(p->steps);
+    free(p->down);
+    free(p->up);
     free(p->step);
     free(p->time);
     free(p);
@@ -134,7 +184,7 @@ double dm_process_signal_guard(const struct dm_process *p)
 
 int32_t dm_process_n_steps(const struct dm_process *p)
 {
-    return (int32_t)p->kept.n;
+    return p->n_steps;
 }
 
 const double *dm_process_time(const struct dm_process *p)
@@ -147,6 +197,16 @@ const demist_step *const *dm_process_step(const struct dm_process *p)
     return p->step;
 }
 
+bool dm_process_encodes(const struct dm_process *p)
+{
+    return p->up != NULL;
+}
+
+bool dm_process_ends_in_noise(const struct dm_process *p)
+{
+    return p->ends_in_noise;
+}
+
 const struct dm_diffusion *dm_process_kept(const struct dm_process *p)
 {
     return &p->kept;
@@ -157,17 +217,22 @@ const struct dm_diffusion *dm_process_whole(const struct dm_process *p)
     return &p->whole;
 }
 
+const demist_step *dm_process_kept_step(const struct dm_process *p, int64_t k)
+{
+    return &p->down[p->kept.n - 1 - k];
+}
+
 const demist_step *dm_process_step_at(const struct dm_process *p, double t)
 {
     int64_t low = 0, high = p->kept.n; /* times fall */
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (p->time[middle] > t)
+        if (p->down[middle].time > t)
             low = middle + 1;
         else
             high = middle;
     }
-    return low < p->kept.n && p->time[low] == t ? p->step[low] : NULL;
+    return low < p->kept.n && p->down[low].time == t ? &p->down[low] : NULL;
 }
 
 demist_status dm_process_coeffs(const struct dm_process *p, double t, demist_coeffs *out,

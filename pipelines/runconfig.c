@@ -40,6 +40,7 @@ OPTION(sampler_use, .key = "use", .doc = "the sampler plugin", TEXT);
 static const demist_option *const sampler_options[] = {&sampler_use, NULL};
 
 static const char *const tristates[] = {"auto", "true", "false", NULL};
+static const char *const directions[] = {"decode", "encode", NULL};
 static const char *const starts[] = {"normal", "half-circle", "file", NULL};
 static const char *const course_ends[] = {"clamp", "wrap", NULL};
 OPTION(sample_steps, .key = "steps",
@@ -72,10 +73,16 @@ OPTION(sample_threshold, .key = "dynamic_threshold",
            "in the clamp's place, scale x_0 down where this quantile of |x_0| of an image is out "
            "of range, as Imagen does with 0.995; 0: off",
        .type = DEMIST_OPTION_FLOAT, .has_range = true, .min = 0, .max = 1, .default_value = "0");
+OPTION(sample_direction, .key = "direction",
+       .doc =
+           "decode: noise becomes data; encode: the data of start_file become the noise x_T that "
+           "a deterministic sampler makes them of",
+       CHOICE(directions), .default_value = "decode");
 OPTION(sample_start, .key = "start",
        .doc = "x_T: normal noise, points on a half circle, or x_T of start_file", CHOICE(starts),
        .default_value = "normal");
-OPTION(sample_start_file, .key = "start_file", .doc = "start = file: a tensor file with x_T",
+OPTION(sample_start_file, .key = "start_file",
+       .doc = "start = file: a tensor file with x_T, or the data to encode: pictures or a file",
        .type = DEMIST_OPTION_PATH);
 OPTION(sample_guidance, .key = "guidance_scale",
        .doc = "classifier-free guidance; 1: none, 0: unconditional", .type = DEMIST_OPTION_FLOAT,
@@ -88,11 +95,23 @@ OPTION(sample_low_res, .key = "low_res",
        .doc = "super-resolution: a picture, a folder of them, or an .npz with arr_0 (labels "
               "arr_1); cycled over the images",
        .type = DEMIST_OPTION_PATH);
-static const demist_option *const sample_options[] = {
-    &sample_steps,    &sample_offset,    &sample_course_end, &sample_images,
-    &sample_first,    &sample_batch,     &sample_seed,       &sample_labels,
-    &sample_clip,     &sample_threshold, &sample_start,      &sample_start_file,
-    &sample_guidance, &sample_context,   &sample_low_res,    NULL};
+static const demist_option *const sample_options[] = {&sample_steps,
+                                                      &sample_offset,
+                                                      &sample_course_end,
+                                                      &sample_images,
+                                                      &sample_first,
+                                                      &sample_batch,
+                                                      &sample_seed,
+                                                      &sample_labels,
+                                                      &sample_clip,
+                                                      &sample_threshold,
+                                                      &sample_direction,
+                                                      &sample_start,
+                                                      &sample_start_file,
+                                                      &sample_guidance,
+                                                      &sample_context,
+                                                      &sample_low_res,
+                                                      NULL};
 
 static const char *const noise_sources[] = {"philox", "torch-cpu", "file", NULL};
 static const char *const noise_draw_rules[] = {"improved", "diffusers", NULL};
@@ -113,7 +132,7 @@ OPTION(output_dir, .key = "dir", .doc = "where files go, relative to the working
 OPTION(output_formats, .key = "formats",
        .doc =
            "any of grid, png, npz, npy, safetensors, gif, plot, svg, with commas; unset: a grid of "
-           "images, a plot of points; empty: nothing is written",
+           "images, a plot of points, safetensors of what was encoded; empty: nothing is written",
        TEXT, .default_value = "grid");
 OPTION(output_columns, .key = "columns", .doc = "of a grid; auto: near-square",
        .type = DEMIST_OPTION_INT, .has_range = true, .min = 1, .max = 100000, AUTO);
@@ -270,6 +289,7 @@ static demist_status parse_sample(struct reader *r, struct dm_run_config *c, str
     c->sample.seed = (uint64_t)value(r, "seed")->integer;
     c->sample.clip_denoised = (enum dm_tristate)value(r, "clip_denoised")->integer;
     c->sample.dynamic_threshold = value(r, "dynamic_threshold")->number;
+    c->sample.encode = value(r, "direction")->integer == 1;
     c->sample.start = (enum dm_start)value(r, "start")->integer;
     c->sample.start_file = text(r, "start_file");
     c->sample.guidance_scale = value(r, "guidance_scale")->number;
@@ -281,6 +301,12 @@ static demist_status parse_sample(struct reader *r, struct dm_run_config *c, str
                        "%s: [sample] dynamic_threshold clamps x_0, and clip_denoised = false (%s) "
                        "forbids it: leave clip_denoised at auto, or set dynamic_threshold = 0",
                        where(r, "dynamic_threshold"), where(r, "clip_denoised"));
+    if (c->sample.encode && c->sample.start != DM_START_FILE)
+        return dm_fail(
+            err, DEMIST_CONFIG,
+            "%s: [sample] direction = encode needs data to encode: set start = file, and "
+            "start_file to a folder of pictures or a file",
+            where(r, "direction"));
     DM_TRY(c->sample.start == DM_START_FILE ? needs_key(r, "start_file", "start", err)
                                             : refuse_unread(r, "start_file", "start", err));
 

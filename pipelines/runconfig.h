@@ -39,6 +39,7 @@ struct dm_run_config {
         const char *labels, *context; /* lists, or @FILE with FILE resolved */
         enum dm_tristate clip_denoised;
         double dynamic_threshold; /* the quantile; 0: none */
+        bool encode;              /* direction: from data to x_T */
         enum dm_start start;
         const char *start_file;
         double guidance_scale;

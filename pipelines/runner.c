@@ -82,6 +82,7 @@ struct dm_runner {
     demist_buffer **vector_buffers;
     size_t n_vector_buffers;
 
+    int32_t n_steps; /* the host's last one included, where there is one (process.h) */
     int64_t n, first_image;
     uint64_t n_predicts;   /* of this batch: the network's own draw number */
     float *host, *host_x0; /* [max_batch][elements] */
@@ -674,7 +675,7 @@ static demist_status check_finite(struct dm_runner *r, int32_t step, const float
                    "x is not finite after step %d of %d (time %g), image %lld: the network's "
                    "output overflowed or holds NaN; check that checkpoint, schedule and network "
                    "options belong together",
-                   step + 1, r->run.n_steps, r->run.time[step], (long long)(r->first_image + bad));
+                   step + 1, r->n_steps, r->run.time[step], (long long)(r->first_image + bad));
 }
 
 /* Whether anything that was recorded is still of use. */
@@ -1033,6 +1034,10 @@ static demist_status run_noise(demist_run *run, demist_noise_purpose purpose, in
     if (k < 0 || k > UINT32_MAX)
         return dm_fail(&r->error, DEMIST_INVALID, "noise: draw number %lld is not in 0 … 2^32 - 1",
                        (long long)k);
+    if (dm_process_encodes(r->o.process))
+        return dm_fail(&r->error, DEMIST_INCOMPATIBLE,
+                       "noise: the sampler draws noise, and [sample] direction = encode needs a "
+                       "deterministic one: take sampler ddim with eta = 0");
     if (dm_noise_is_keyed(r->o.noise)) {
         DM_TRY(define(r, out, "noise"));
         bool ok = record(r, 3, (int32_t[]){CALL_NOISE, out->id, (int32_t)purpose}) &&
@@ -1166,12 +1171,10 @@ static demist_status run_temp(demist_run *run, demist_tensor **out)
     return DEMIST_OK;
 }
 
-static demist_status run_emit(demist_run *run, int32_t i, demist_tensor *x, demist_tensor *x0)
+/* Tells of step i, 0 … n_steps − 1. */
+static demist_status tell_step(struct dm_runner *r, int32_t i, demist_tensor *x, demist_tensor *x0)
 {
-    struct dm_runner *r = of(run);
-    DM_TRY(holds(r, x, "emit"));
-    if (i < 0 || i >= run->n_steps)
-        return dm_fail(&r->error, DEMIST_INVALID, "emit: step %d of %d", (int)i, (int)run->n_steps);
+    demist_run *run = &r->run;
     if (r->emitted >= 0 && r->o.check_every_step) /* no predict came since */
         DM_TRY(flush(r, true));
     if (x->id == X)
@@ -1189,9 +1192,29 @@ static demist_status run_emit(demist_run *run, int32_t i, demist_tensor *x, demi
     }
     if (r->o.emit && !r->o.emit(r->o.user, i, data, data_x0))
         return dm_fail(&r->error, DEMIST_CANCELLED, "interrupted after step %d of %d", (int)i + 1,
-                       (int)run->n_steps);
+                       (int)r->n_steps);
     const float *taught = r->o.teacher ? r->o.teacher(r->o.user, i) : NULL;
     return taught ? write_tensor(r, x, taught) : DEMIST_OK;
+}
+
+static demist_status run_emit(demist_run *run, int32_t i, demist_tensor *x, demist_tensor *x0)
+{
+    struct dm_runner *r = of(run);
+    DM_TRY(holds(r, x, "emit"));
+    if (i < 0 || i >= run->n_steps)
+        return dm_fail(&r->error, DEMIST_INVALID, "emit: step %d of %d", (int)i, (int)run->n_steps);
+    return tell_step(r, i, x, x0);
+}
+
+/* The step from the last time into pure noise: x' = 0·x_0 + 1·ε. */
+static demist_status step_into_noise(struct dm_runner *r)
+{
+    demist_prediction out = DEMIST_INIT(demist_prediction);
+    demist_tensor *x = r->tensors[X];
+    int32_t i = r->n_steps - 1;
+    DM_TRY(demist_predict(&r->run, dm_process_time(r->o.process)[i], x, &out));
+    DM_TRY(demist_lincomb(&r->run, x, 1, (double[]){1}, &out.eps));
+    return tell_step(r, i, x, out.x0);
 }
 
 /* ---------------------------------------------------------------- the runner */
@@ -1205,12 +1228,13 @@ demist_status dm_runner_create(const struct dm_runner_options *options, struct d
     const struct dm_network *network = options->model->network;
     r->o = *options;
     r->vt = options->device->vtable;
+    r->n_steps = dm_process_n_steps(options->process);
     r->run = (demist_run){
         .size = sizeof r->run,
         .internal = r,
         .rank = network->info.rank,
         .n_elements = network->n_elements,
-        .n_steps = dm_process_n_steps(options->process),
+        .n_steps = r->n_steps - dm_process_ends_in_noise(options->process),
         .time = dm_process_time(options->process),
         .step = dm_process_step(options->process),
         .predict = run_predict,
@@ -1301,12 +1325,16 @@ static demist_status run_batch(struct dm_runner *r, struct dm_instance *sampler,
     const demist_sampler_vtable *vtable = sampler->cls->vtable;
     start_batch(r, first, n);
     DM_TRY(write_tensor(r, r->tensors[X], x));
-    demist_status status = vtable->sample(sampler->self, &r->run, r->tensors[X]);
-    if (r->error.status != DEMIST_OK) { /* what the run said counts, whatever became of it */
-        dm_instance_check(sampler, "sample", DEMIST_OK, NULL);
-        return r->error.status;
+    if (r->run.n_steps > 0) { /* else all there is to do is the host's */
+        demist_status status = vtable->sample(sampler->self, &r->run, r->tensors[X]);
+        if (r->error.status != DEMIST_OK) { /* what the run said counts, whatever became of it */
+            dm_instance_check(sampler, "sample", DEMIST_OK, NULL);
+            return r->error.status;
+        }
+        DM_TRY(dm_instance_check(sampler, "sample", status, &r->error));
     }
-    DM_TRY(dm_instance_check(sampler, "sample", status, &r->error));
+    if (dm_process_ends_in_noise(r->o.process))
+        DM_TRY(step_into_noise(r));
     DM_TRY(flush(r, false));
     return read_tensor(r, r->tensors[X], x);
 }
@@ -1331,7 +1359,7 @@ demist_status dm_runner_sample(struct dm_runner *r, struct dm_instance *sampler,
             r->o.emit = emit;
         }
         if (status == DEMIST_OK)
-            status = check_finite(r, r->run.n_steps - 1, x);
+            status = check_finite(r, r->n_steps - 1, x);
     }
     free(start);
     if (status != DEMIST_OK)

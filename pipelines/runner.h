@@ -57,8 +57,9 @@ demist_status dm_runner_create(const struct dm_runner_options *options, struct d
                                struct dm_error *err);
 void dm_runner_destroy(struct dm_runner *runner); /* NULL is legal */
 
-/* Runs the sampler for one batch. x: [n][elements], on entry x_T, on return x_0. first_image: for
- * the keyed generator. DEMIST_NUMERIC names step and image. */
+/* Runs the sampler for one batch. x: [n][elements], on entry x_T, on return x_0; the other way
+ * round where the process encodes. first_image: for the keyed generator. DEMIST_NUMERIC names step
+ * and image. */
 demist_status dm_runner_sample(struct dm_runner *runner, struct dm_instance *sampler,
                                int64_t first_image, int64_t n, float *x, struct dm_error *err);
 

@@ -1,7 +1,7 @@
 #include "sample.h"
 
 #include "philox.h"
-#include "tensorfile.h"
+#include "startfile.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,48 +15,13 @@ struct job {
     struct dm_model model;
     struct dm_runner *runner;
     int64_t max_batch;
-    float *x, *context, *low_res; /* [max_batch, …] */
-    int64_t *labels;              /* [max_batch] */
-    float *start;                 /* start = file: [n_start, …] */
-    int64_t n_start;
+    float *x, *context, *low_res;       /* [max_batch, …] */
+    int64_t *labels;                    /* [max_batch] */
+    struct dm_start_file *start;        /* start = file; else NULL */
     struct dm_sample_progress progress; /* of the batch that runs */
 };
 
-/* ---------------------------------------------------------------- x_T */
-
-static demist_status read_start(struct job *job, struct dm_error *err)
-{
-    const struct dm_run_config *c = &job->setup->config;
-    const demist_network_info *info = &job->setup->network.info;
-    struct dm_checkpoint *file;
-    DM_TRY(dm_checkpoint_open(c->sample.start_file, &file, err));
-    const struct dm_tensor_view *view = dm_checkpoint_find(file, "x_T");
-    if (!view && dm_checkpoint_count(file) == 1)
-        view = dm_checkpoint_at(file, 0);
-    demist_status status = DEMIST_OK;
-    bool fits = view && view->rank == info->rank + 1;
-    for (int32_t i = 0; fits && i < info->rank; i++)
-        fits = view->shape[i + 1] == info->shape[i];
-    if (!view)
-        status = dm_fail(err, DEMIST_NOT_FOUND, "%s: no tensor x_T", c->sample.start_file);
-    else if (!fits)
-        status = dm_fail(err, DEMIST_INCOMPATIBLE,
-                         "%s: tensor %s does not have the shape [images, …] of this network's data",
-                         c->sample.start_file, view->name);
-    else if (view->shape[0] < c->sample.first + c->sample.images)
-        status = dm_fail(err, DEMIST_INCOMPATIBLE,
-                         "%s: tensor %s holds %lld images, and this run goes up to image %lld: "
-                         "lower [sample] images",
-                         c->sample.start_file, view->name, (long long)view->shape[0],
-                         (long long)(c->sample.first + c->sample.images - 1));
-    else {
-        job->n_start = view->shape[0];
-        job->start = malloc(dm_tensor_elements(view) * sizeof *job->start);
-        status = job->start ? dm_tensor_to_f32(view, job->start, err) : dm_fail_memory(err, "x_T");
-    }
-    dm_checkpoint_close(file);
-    return status;
-}
+/* ---------------------------------------------------------------- the start */
 
 /* x_1 = (u, √(16 − u²)), u uniform on [−4, 4]; y is then scaled by the path's first time. */
 static void half_circle(const struct job *job, int64_t first, int64_t n, float *x)
@@ -75,7 +40,6 @@ static void half_circle(const struct job *job, int64_t first, int64_t n, float *
 static demist_status start_batch(struct job *job, int64_t first, int64_t n, struct dm_error *err)
 {
     const struct dm_run_config *c = &job->setup->config;
-    int64_t elements = job->setup->network.n_elements;
     DM_TRY(dm_noise_start(job->noise, first, n, err));
     switch (c->sample.start) {
     case DM_START_NORMAL:
@@ -86,9 +50,7 @@ static demist_status start_batch(struct job *job, int64_t first, int64_t n, stru
     case DM_START_FILE:
         break;
     }
-    for (int64_t i = 0; i < n * elements; i++)
-        job->x[i] = job->start[first * elements + i];
-    return DEMIST_OK;
+    return dm_start_file_read(job->start, first, n, job->x, err);
 }
 
 /* ---------------------------------------------------------------- the run */
@@ -133,7 +95,7 @@ static demist_status open_job(struct job *job, struct dm_error *err)
                        "[sample] start = half-circle is for points in the plane on a path "
                        "(schedule straight): take start = normal");
     if (c->sample.start == DM_START_FILE)
-        DM_TRY(read_start(job, err));
+        DM_TRY(dm_start_file_open(c, &s->network, &job->start, err));
     struct dm_noise_options noise = {.kind = c->noise.source,
                                      .seed = c->sample.seed,
                                      .file = c->noise.file,
@@ -207,7 +169,7 @@ static void close_job(struct job *job)
     free(job->context);
     free(job->low_res);
     free(job->labels);
-    free(job->start);
+    dm_start_file_close(job->start);
 }
 
 demist_status dm_sample(struct dm_setup *setup, const struct dm_sample_hooks *hooks,

@@ -1,4 +1,4 @@
-/* Sampling: from a run's description to finished images. */
+/* Sampling: from a run's description to finished images, or from images to their noise. */
 #ifndef DM_SAMPLE_H
 #define DM_SAMPLE_H
 
@@ -8,7 +8,7 @@
 
 struct dm_sample_progress {
     int64_t batch, n_batches;
-    int32_t step, n_steps; /* steps done in this batch; 0: x_T stands */
+    int32_t step, n_steps; /* steps done in this batch; 0: the start stands */
     int64_t first, n;      /* images of this batch; first counts from [sample] first */
     double time;           /* schedule time that was reached */
     const float *x, *x0;   /* [n, …]; NULL unless data are wanted; x0 also NULL at step 0 */

@@ -347,6 +347,7 @@ static demist_status open_outputs(struct run *run, const struct dm_log *log, str
         .first = c->sample.first,
         .n_steps = dm_process_n_steps(s->process),
         .has_labels = info->n_classes > 0,
+        .encoded = c->sample.encode,
         .description = run->description,
     };
     const struct dm_ini_entry *formats = dm_ini_find(s->ini, "output", "formats");

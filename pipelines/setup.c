@@ -62,6 +62,7 @@ static demist_status open_schedule(struct dm_setup *s, struct dm_error *err)
         .steps = c->sample.steps,
         .leading_offset = c->sample.leading_offset,
         .course_wrap = c->sample.course_wrap,
+        .encode = c->sample.encode,
         .where = steps ? steps->where : NULL,
         .schedule_where = use ? use->where : NULL,
     };
@@ -131,6 +132,23 @@ static demist_status check_network(const struct dm_setup *s, struct dm_error *er
     return DEMIST_OK;
 }
 
+/* Whether the sampler, as configured, can walk upwards. */
+static demist_status check_encoding(const struct dm_setup *s, uint32_t needs, struct dm_error *err)
+{
+    if (needs & DEMIST_NEEDS_NOISE)
+        return dm_fail(
+            err, DEMIST_INCOMPATIBLE,
+            "sampler %s as configured draws noise, and [sample] direction = encode needs "
+            "a deterministic one: take sampler ddim with eta = 0",
+            s->config.sampler.use);
+    if (needs & DEMIST_NEEDS_POSTERIOR)
+        return dm_fail(err, DEMIST_INCOMPATIBLE,
+                       "sampler %s needs the posterior of steps towards the data, and [sample] "
+                       "direction = encode goes the other way: take sampler ddim with eta = 0",
+                       s->config.sampler.use);
+    return DEMIST_OK;
+}
+
 demist_status dm_setup_check(const struct dm_setup *s, struct dm_error *err)
 {
     const demist_sampler_vtable *vtable = s->sampler.cls->vtable;
@@ -155,6 +173,8 @@ demist_status dm_setup_check(const struct dm_setup *s, struct dm_error *err)
                        "sampler %s evaluates between timesteps, and network %s knows whole ones "
                        "only",
                        sampler, s->config.network.use);
+    if (dm_process_encodes(s->process))
+        return check_encoding(s, needs, err);
     if (needs & DEMIST_NEEDS_POSTERIOR) {
         char who[160];
         snprintf(who, sizeof who, "sampler %s", sampler);

@@ -2,7 +2,8 @@
  *
  * Written in signal s and noise n, so that it walks any Gaussian path: on a variance-preserving
  * one s² = ᾱ and n² = 1 − ᾱ, and the step is eq. 12 of the paper; on the straight path ε is the
- * path's far end, and with η = 0 the step is (1−t')·x_0 + t'·x_1. */
+ * path's far end, and with η = 0 the step is (1−t')·x_0 + t'·x_1. With η = 0 it walks upwards, from
+ * data to noise, as it walks down. */
 #include <demist/sampler.h>
 
 #include <math.h>
@@ -61,6 +62,12 @@ static double posterior_std(const demist_step *step)
     return variance > 0 ? n1 / n * sqrt(variance) : 0;
 }
 
+static uint32_t needs(void *self)
+{
+    struct ddim *s = self;
+    return s->eta > 0 ? (uint32_t)DEMIST_NEEDS_NOISE : 0u;
+}
+
 static demist_status sample(void *self, demist_run *run, demist_tensor *x)
 {
     struct ddim *s = self;
@@ -89,6 +96,7 @@ static const demist_sampler_vtable vtable = {
     .size = sizeof vtable,
     .create = create,
     .destroy = destroy,
+    .needs = needs,
     .sample = sample,
 };
 static const demist_class ddim = {

@@ -53,7 +53,7 @@ static void destroy(void *self)
 static uint32_t needs(void *self)
 {
     struct ddpm *s = self;
-    return DEMIST_NEEDS_VARIANCE_PRESERVING |
+    return DEMIST_NEEDS_VARIANCE_PRESERVING | DEMIST_NEEDS_NOISE |
            (s->variance == COURSE ? 0u : (uint32_t)DEMIST_NEEDS_POSTERIOR);
 }
 

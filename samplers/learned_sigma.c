@@ -37,7 +37,7 @@ static uint32_t needs(void *self)
 {
     (void)self;
     return DEMIST_NEEDS_VARIANCE_PRESERVING | DEMIST_NEEDS_LEARNED_VARIANCE |
-           DEMIST_NEEDS_POSTERIOR;
+           DEMIST_NEEDS_POSTERIOR | DEMIST_NEEDS_NOISE;
 }
 
 static demist_status sample(void *self, demist_run *run, demist_tensor *x)

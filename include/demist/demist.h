@@ -90,7 +90,8 @@ typedef struct demist_sample_options {
     const char *trajectory; /* a safetensors file for all states, replaced; or NULL */
 } demist_sample_options;
 
-/* Finished images. Made by the host; freed by demist_result_free. */
+/* Finished images, or the x_T that they were encoded to. Made by the host; freed by
+ * demist_result_free. */
 typedef struct demist_result {
     size_t size;
     int64_t n_images;               /* finished: fewer than asked after DEMIST_CANCELLED */

@@ -28,7 +28,12 @@ typedef struct demist_tensor demist_tensor;
 
 /* The chosen grid's step i: from time[i] to time[i+1]. Variance-preserving members are of the
  * respaced process (β recomputed from the kept ᾱ) and NaN for a general path. ᾱ' is ᾱ at
- * time[i+1], the next, less noisy time; 1 at the end. */
+ * time[i+1], the next, less noisy time; 1 at the end.
+ *
+ * A run that encodes walks the other way, and a sampler that is deterministic needs nothing for it:
+ * x is data on entry, times rise, time[i+1] is noisier, and every signal, noise and lambda is
+ * finite. β, the posterior and the variances are NaN, and `noise` fails. The last step of a
+ * variance-preserving process, to ᾱ = 0, is the host's. */
 typedef struct demist_step {
     size_t size;
     double time, time_next;
@@ -94,7 +99,7 @@ struct demist_run {
     int64_t n_elements; /* of one datum */
 
     int32_t n_steps;
-    const double *time;             /* [n_steps+1], schedule time, from noise to data */
+    const double *time;             /* [n_steps+1], schedule time, from noise to data; see step */
     const demist_step *const *step; /* [n_steps] */
 
     /* The network's view of x at time t (fractions allowed where the sampler declared them and
@@ -137,6 +142,7 @@ enum {
     DEMIST_NEEDS_LEARNED_VARIANCE = 1u << 1,    /* a network with logvar */
     DEMIST_NEEDS_FRACTIONAL_TIMES = 1u << 2,    /* predict between indices */
     DEMIST_NEEDS_POSTERIOR = 1u << 3,           /* posterior_variance: two kept steps at least */
+    DEMIST_NEEDS_NOISE = 1u << 4,               /* draws: not for a run that encodes */
 };
 
 typedef struct demist_sampler_vtable {

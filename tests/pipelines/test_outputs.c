@@ -350,6 +350,39 @@ static void test_npy_and_safetensors_hold_the_floats(void **state)
     dm_checkpoint_close(npy);
 }
 
+static void test_what_was_encoded_is_x_T_in_floats(void **state)
+{
+    static const char *const files[] = {"out/x_T.npz", "out/x_T.npy", "out/x_T.safetensors"};
+    struct dm_output_options options =
+        options_of(DM_FORMAT_NPZ | DM_FORMAT_NPY | DM_FORMAT_SAFETENSORS);
+    struct dm_output_data data = data_of(3, rgb, 4);
+    data.has_labels = data.encoded = true;
+    assert_runs(&options, &data, 4);
+    for (int i = 0; i < 3; i++) {
+        struct dm_checkpoint *file = open_file(files[i]);
+        bool npy = i == 1;
+        const struct dm_tensor_view *view =
+            npy ? dm_checkpoint_at(file, 0) : dm_checkpoint_find(file, "x_T");
+        assert_int_equal(dm_checkpoint_count(file), npy ? 1 : 2);
+        assert_shape(view, 4, (const int64_t[]){4, 3, 4, 5});
+        assert_int_equal(view->dtype, DEMIST_F32);
+        assert_true(((const float *)view->data)[60 * 3 + 7] == value(3, 9, 7));
+        if (!npy)
+            assert_labels(dm_checkpoint_find(file, "y"), 4);
+        dm_checkpoint_close(file);
+    }
+    for (int points = 0; points < 2; points++) { /* pixels would not make it again */
+        options = options_of(DM_FORMAT_GRID);
+        options.formats_by_default = true;
+        options.dir = points ? "encoded-points" : "encoded-images";
+        data = points ? data_of(1, point, 4) : data_of(3, rgb, 4);
+        data.encoded = true;
+        assert_runs(&options, &data, 4);
+        dm_checkpoint_close(open_file(points ? "encoded-points/x_T.safetensors"
+                                             : "encoded-images/x_T.safetensors"));
+    }
+}
+
 static void test_points_in_an_npz_stay_floats(void **state)
 {
     struct dm_output_options options = options_of(DM_FORMAT_NPZ);
@@ -833,6 +866,7 @@ int main(void)
         TEST(test_single_pngs_keep_their_size_and_are_written_at_once),
         TEST(test_npz_has_the_layout_of_improved_diffusion),
         TEST(test_npy_and_safetensors_hold_the_floats),
+        TEST(test_what_was_encoded_is_x_T_in_floats),
         TEST(test_points_in_an_npz_stay_floats),
 #ifdef DM_HAVE_GIF
         TEST(test_a_gif_runs_from_noise_to_images),

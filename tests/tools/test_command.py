@@ -280,6 +280,37 @@ class Sample(CommandTest):
                           '--set', 'output.dir=alone', '--overwrite')
             self.assertEqual(self.read(name), self.read('alone/samples.npy'))
 
+    def test_data_become_noise_and_noise_data(self):
+        self.write('run.ini', CONFIG.replace('formats = npy\n', '').replace('eta = 0.5', 'eta = 0'))
+        start = [0.25, -0.5, 0.125, 0, 1, -1, 0.5, 0.75, -0.25, 0.0625]
+        self.write('data.safetensors', tensor_bytes({'x_0': floats([5, 2], start)}))
+        up = ('sample', 'run.ini', '--set', 'sample.start=file', '--set', 'sample.direction=encode',
+              '--set', 'sample.start_file=data.safetensors')
+        self.succeeds(*up, '--trajectory', 't.safetensors')
+        self.assertEqual(self.out, 'out/x_T.safetensors\n')
+        tensors, metadata = read_tensors(self.path('out/x_T.safetensors'))
+        self.assertEqual(tensors['x_T'][:2], ('F32', [5, 2]))
+        self.assertIn('direction = encode', metadata['demist'])
+        states = read_tensors(self.path('t.safetensors'))[0]
+        self.assertEqual(states['timesteps'], ('I64', [20], tuple(range(20))))
+        self.assertEqual(states['x'][2][:10], tuple(start))
+        self.assertEqual(states['x'][2][-10:], tensors['x_T'][2])
+
+        self.succeeds('sample', 'run.ini', '--set', 'sample.start=file', '--trajectory', 't.safetensors',
+                      '--set', 'sample.start_file=out/x_T.safetensors')
+        states = read_tensors(self.path('t.safetensors'))[0]
+        self.assertEqual(states['x'][2][:10], tensors['x_T'][2])
+        self.assertEqual(states['timesteps'][2], tuple(range(19, -1, -1)))
+
+        self.succeeds(*up, '--explain')
+        for fragment in ('20 steps from data to noise at 0', 'end at alpha_bar = 0',
+                         'encoded to x_T: a file', 'from data.safetensors'):
+            self.assertIn(fragment, self.out)
+        self.refuses(2, 'sampler ddim as configured draws noise', 'eta = 0',
+                     args=(*up, '--set', 'sampler.ddim.eta=0.5'))
+        self.refuses(2, '--set: [sample] direction = encode needs data', 'start = file',
+                     args=('sample', 'run.ini', '--set', 'sample.direction=encode'))
+
     def test_empty_formats_write_nothing(self):
         self.config('formats = npy', 'formats =')
         self.succeeds('sample', 'run.ini', '--trajectory', 't.safetensors')
