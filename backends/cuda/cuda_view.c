@@ -124,10 +124,12 @@ static int32_t order_axes(const struct cu_view *view, int32_t first, int32_t *or
 /* Whether every view steps over `axis` as over the entries of the last axis of the nest. */
 static bool merges(const struct cu_nest *nest, int32_t n, const struct cu_view *views, int32_t axis)
 {
+    if (nest->rank == 0)
+        return false;
     for (int32_t k = 0; k < n; k++)
         if (nest->stride[k][nest->rank - 1] != views[k].stride[axis] * views[k].shape[axis])
             return false;
-    return nest->rank > 0;
+    return true;
 }
 
 void cu_nest_init(struct cu_nest *nest, int32_t n, const struct cu_view *views)
