@@ -3,7 +3,7 @@
  * (fused where the backend asks for it).
  *
  * Compiled once for each backend with BACKEND (its name: cpu, …). Command line: the precision (f32,
- * strict) and options of the backend ("isa = avx2"). */
+ * strict, tf32, bf16, f16) and options of the backend ("isa = avx2"). */
 #include "testing.h"
 
 #include "harness.h"

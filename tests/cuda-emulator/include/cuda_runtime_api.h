@@ -67,33 +67,38 @@ typedef struct dim3 dim3;
 
 /* --- errors --- */
 
+/* The texts are this project's own. */
 #define CUDA_EMULATOR_ERRORS(X)                                                                    \
     X(cudaSuccess, 0, "no error")                                                                  \
     X(cudaErrorInvalidValue, 1, "invalid argument")                                                \
     X(cudaErrorMemoryAllocation, 2, "out of memory")                                               \
     X(cudaErrorInitializationError, 3, "initialization error")                                     \
     X(cudaErrorInvalidConfiguration, 9, "invalid configuration argument")                          \
-    X(cudaErrorInsufficientDriver, 35,                                                             \
-      "CUDA driver version is insufficient for CUDA runtime version")                              \
+    X(cudaErrorInsufficientDriver, 35, "driver too old, or none")                                  \
     X(cudaErrorDevicesUnavailable, 46, "CUDA-capable device(s) is/are busy or unavailable")        \
     X(cudaErrorInvalidDeviceFunction, 98, "invalid device function")                               \
     X(cudaErrorNoDevice, 100, "no CUDA-capable device is detected")                                \
     X(cudaErrorInvalidDevice, 101, "invalid device ordinal")                                       \
-    X(cudaErrorNoKernelImageForDevice, 209,                                                        \
-      "no kernel image is available for execution on the device")                                  \
+    X(cudaErrorNoKernelImageForDevice, 209, "no code for this device")                             \
+    X(cudaErrorECCUncorrectable, 214, "uncorrectable ECC error")                                   \
+    X(cudaErrorUnsupportedPtxVersion, 222, "PTX too new for the driver")                           \
     X(cudaErrorInvalidResourceHandle, 400, "invalid resource handle")                              \
     X(cudaErrorNotReady, 600, "device not ready")                                                  \
     X(cudaErrorIllegalAddress, 700, "an illegal memory access was encountered")                    \
     X(cudaErrorLaunchOutOfResources, 701, "too many resources requested for launch")               \
     X(cudaErrorLaunchTimeout, 702, "the launch timed out and was terminated")                      \
+    X(cudaErrorAssert, 710, "device assertion")                                                    \
+    X(cudaErrorHardwareStackError, 714, "hardware stack error")                                    \
+    X(cudaErrorIllegalInstruction, 715, "illegal instruction")                                     \
+    X(cudaErrorMisalignedAddress, 716, "misaligned address")                                       \
+    X(cudaErrorInvalidAddressSpace, 717, "wrong address space")                                    \
+    X(cudaErrorInvalidPc, 718, "invalid program counter")                                          \
     X(cudaErrorLaunchFailure, 719, "unspecified launch failure")                                   \
     X(cudaErrorNotSupported, 801, "operation not supported")                                       \
     X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing")  \
-    X(cudaErrorStreamCaptureInvalidated, 901,                                                      \
-      "operation failed due to a previous error during capture")                                   \
+    X(cudaErrorStreamCaptureInvalidated, 901, "the capture had failed before")                     \
     X(cudaErrorStreamCaptureUnjoined, 904, "capturing stream has unjoined work")                   \
-    X(cudaErrorStreamCaptureIsolation, 905,                                                        \
-      "dependency created on uncaptured work in another stream")                                   \
+    X(cudaErrorStreamCaptureIsolation, 905, "a dependency out of the capture")                     \
     X(cudaErrorUnknown, 999, "unknown error")
 
 typedef enum cudaError {
