@@ -233,14 +233,15 @@ void cu_set_result(demist_program *p, const demist_node *node, const struct cu_v
 
 enum cu_type cu_type_of_result(const demist_program *p, const demist_node *node)
 {
-    return demist_is_batched(node) && node->rank > 2 ? p->narrow : CU_F32;
+    return demist_is_batched(node) && node->rank > 2 && !p->values[node->id].is_output ? p->narrow
+                                                                                       : CU_F32;
 }
 
 enum cu_type cu_type_like(const demist_program *p, const demist_node *node, int32_t n,
                           const struct cu_view *inputs)
 {
     enum cu_type type = wide_type(node);
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = 0; i < n && !p->values[node->id].is_output; i++) {
         const enum cu_type own = cu_type_of(p, &inputs[i]);
         if (own != CU_F16 && own != CU_BF16)
             return wide_type(node);
@@ -801,6 +802,8 @@ static demist_status alloc_tables(demist_program *p, const demist_graph *graph)
                                          .ready = -1};
         memcpy(p->values[i].shape, node->shape, sizeof node->shape);
         names += length;
+        for (int32_t k = 0; k < graph->n_outputs; k++)
+            p->values[i].is_output = p->values[i].is_output || graph->outputs[k] == node;
         p->profile[i] = DEMIST_INIT(demist_node_profile);
         p->profile[i].node = i;
         p->profiles[i] = &p->profile[i];

@@ -94,6 +94,7 @@ struct cu_value {
     int32_t rank;
     int64_t shape[DEMIST_MAX_RANK];
     bool defined;
+    bool is_output; /* of the graph: never narrow */
     struct cu_view view;
     int32_t ready;  /* the step after which it is there; −1: before the first */
     int32_t inside; /* the node that this one was fused into, −1: none */
