@@ -796,5 +796,11 @@ int main(void)
         cmocka_unit_test(test_refuses_noise_beyond_the_generators_range),
         cmocka_unit_test(test_survives_every_failing_allocation),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    enum { SKIPPED = 77 }; /* as meson counts it */
+    struct harness h;
+    const bool there = harness_try_open(&h, tested, 1, options);
+    if (!there)
+        printf("skipped: %s\n", h.error.text);
+    harness_close(&h);
+    return there ? cmocka_run_group_tests(tests, NULL, NULL) : SKIPPED;
 }

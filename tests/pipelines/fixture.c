@@ -20,6 +20,9 @@ PLUGIN(backend_reference);
 #ifdef HAVE_BACKEND_CPU
 PLUGIN(backend_cpu);
 #endif
+#ifdef HAVE_BACKEND_CUDA
+PLUGIN(backend_cuda);
+#endif
 #ifdef HAVE_BACKEND_OPENCL
 PLUGIN(backend_opencl);
 #endif
@@ -37,6 +40,9 @@ static const demist_plugin *const shipped[] = {
     &demist_plugin_v1_backend_reference,
 #ifdef HAVE_BACKEND_CPU
     &demist_plugin_v1_backend_cpu,
+#endif
+#ifdef HAVE_BACKEND_CUDA
+    &demist_plugin_v1_backend_cuda,
 #endif
 #ifdef HAVE_BACKEND_OPENCL
     &demist_plugin_v1_backend_opencl,

@@ -495,6 +495,20 @@ class Plugins(CommandTest):
         self.assertIsNone(backends['cpu']['unusable'])
         self.assertIn('demist_plugin_v1', backends['broken']['unusable'])
 
+    def test_cuda_is_refused_where_there_is_no_gpu_and_nothing_else_suffers(self):
+        if not os.path.exists(os.path.join(commandtest.PLUGINS, 'backend-cuda.so')):
+            self.skipTest('built without the CUDA Toolkit')
+        hidden = {'CUDA_VISIBLE_DEVICES': ''}
+        self.succeeds('devices', env=hidden)
+        self.assertRegex(self.out, r'backend cuda\n +no device')
+        self.succeeds('plugins', 'backend.cuda', env=hidden)
+        self.assertIn('tuning = cached', self.out)
+        for args in (('sample', 'run.ini', '--set', 'backend.use=cuda'),
+                     ('compare', 'run.ini', '--backends', 'reference,cuda:bf16')):
+            self.refuses(1, 'backend cuda: there is no CUDA device here', 'NVIDIA', args=args,
+                         env=hidden)
+        self.succeeds('sample', 'run.ini', env=hidden)
+
 
 class Checkpoints(CommandTest):
     def refuses_net(self, content, *fragments):
