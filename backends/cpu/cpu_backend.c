@@ -253,12 +253,14 @@ static void event_destroy(demist_event *event)
 
 /* --- the plugin --- */
 
-static const char *const levels[] = {"auto", "generic", "avx2", "avx512", "avx512-bf16", NULL};
+static const char *const levels[] = {"auto",        "generic", "avx2",         "avx512",
+                                     "avx512-bf16", "amx",     "amx-emulated", NULL};
 
 static const demist_option isa = {
     .size = sizeof isa,
     .key = "isa",
-    .doc = "instruction set: auto takes the best; another level gives slightly other roundings",
+    .doc = "instruction set: auto takes the best but amx; another level gives slightly other "
+           "roundings; amx-emulated is for tests",
     .type = DEMIST_OPTION_ENUM,
     .default_value = "auto",
     .choices = levels,

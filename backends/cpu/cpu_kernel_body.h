@@ -826,29 +826,13 @@ static void transpose(const float *src, int64_t lds, int64_t rows, int64_t colum
         }
 }
 
-const struct cpu_kernels CPU_KERNELS = {
-    .name = CPU_LEVEL_NAME,
-    .vw = VW,
-    .mr = CPU_ROWS,
-    .nr = 2 * VW,
-    .fused = VW > 4,
-    .bf16 = CPU_HAS_BF16,
-    .gemm = gemm,
-    .gemm16 = gemm16,
-    .widen = widen,
-    .narrow = narrow,
-    .interleave = interleave,
-    .unary = unary,
-    .binary = binary,
-    .scalar_right = scalar_right,
-    .store = store,
-    .select = select_kernel,
-    .multiply_add = multiply_add,
-    .channel_stats = channel_stats,
-    .normalise = normalise,
-    .layer_norm = layer_norm,
-    .softmax = softmax,
-    .winograd_input = winograd_input,
-    .winograd_output = winograd_output,
-    .transpose = transpose,
-};
+/* The table but for its name and tiles. */
+#define CPU_KERNEL_TABLE                                                                           \
+    .vw = VW, .mr = CPU_ROWS, .nr = 2 * VW, .fused = VW > 4, .bf16 = CPU_HAS_BF16, .gemm = gemm,   \
+    .gemm16 = gemm16, .widen = widen, .narrow = narrow, .interleave = interleave, .unary = unary,  \
+    .binary = binary, .scalar_right = scalar_right, .store = store, .select = select_kernel,       \
+    .multiply_add = multiply_add, .channel_stats = channel_stats, .normalise = normalise,          \
+    .layer_norm = layer_norm, .softmax = softmax, .winograd_input = winograd_input,                \
+    .winograd_output = winograd_output, .transpose = transpose
+
+const struct cpu_kernels CPU_KERNELS = {.name = CPU_LEVEL_NAME, CPU_KERNEL_TABLE};

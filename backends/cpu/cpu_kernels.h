@@ -9,6 +9,8 @@
 #ifndef CPU_KERNELS_H
 #define CPU_KERNELS_H
 
+#include "cpu_tiles.h"
+
 #include <demist/graph.h>
 
 #include <stdbool.h>
@@ -31,10 +33,11 @@ struct cpu_ahead {
 
 struct cpu_kernels {
     const char *name;
-    int vw;     /* floats of a vector */
-    int mr, nr; /* tile of a product */
-    bool fused; /* a multiply-add rounds once */
-    bool bf16;  /* has instructions for products of bf16 numbers */
+    int vw;                        /* floats of a vector */
+    int mr, nr;                    /* tile of a product */
+    bool fused;                    /* a multiply-add rounds once */
+    bool bf16;                     /* has instructions for products of bf16 numbers */
+    const struct cpu_tiles *tiles; /* NULL: the level has none */
 
     /* c[i][0..vecs·vw) = init + Σ_tap Σ_k a[tap·rows + i][k]·b[tap][k][·] for i < rows <= mr;
      * vecs 1 or 2; init [vecs·vw] or NULL for zeros; c's rows are ldc apart. */
@@ -95,6 +98,6 @@ struct cpu_kernels {
 };
 
 extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avx512,
-    cpu_kernels_avx512_bf16;
+    cpu_kernels_avx512_bf16, cpu_kernels_amx, cpu_kernels_amx_emulated;
 
 #endif

@@ -5,6 +5,7 @@
  * stride, padding, dilation and transposition are only a matter of pointers. What follows the
  * product is applied to the tile while it is in the first-level cache. */
 #include "cpu_product.h"
+#include "cpu_tiles.h"
 
 #include <math.h>
 #include <string.h>
@@ -37,15 +38,18 @@ struct packing {
     float *packed;
 };
 
-/* 0 beyond the filters and channels */
+float cpu_scaled_weight(const struct cpu_product *c, const float *weight, const double *scale,
+                        int64_t group, int64_t o, int64_t channel, int64_t tap)
+{
+    if (o >= c->filters || channel >= c->channels)
+        return 0;
+    return (float)(scale[group * c->filters + o] * weight_at(c, weight, group, o, channel, tap));
+}
+
 static float scaled_weight(const struct packing *pk, int64_t group, int64_t o, int64_t channel,
                            int64_t tap)
 {
-    const struct cpu_product *c = pk->product;
-    if (o >= c->filters || channel >= c->channels)
-        return 0;
-    return (float)(pk->scale[group * c->filters + o] *
-                   weight_at(c, pk->weight, group, o, channel, tap));
+    return cpu_scaled_weight(pk->product, pk->weight, pk->scale, group, o, channel, tap);
 }
 
 static void pack_panel(const struct packing *pk, const struct cpu_phase *phase, int64_t group,
@@ -67,13 +71,24 @@ static void pack_panel(const struct packing *pk, const struct cpu_phase *phase, 
             }
 }
 
+static int64_t pack_panels(const struct cpu_product *c)
+{
+    return c->tiled ? cpu_ceil(c->filters, CPU_TILE_SIDE) : c->panels;
+}
+
 static void pack_task(void *arg, int64_t i, int worker)
 {
     (void)worker;
     const struct packing *pk = arg;
     const struct cpu_product *c = pk->product;
-    const int64_t panel = i % c->panels, group = i / c->panels % c->groups;
-    pack_panel(pk, &c->phases[i / c->panels / c->groups], group, panel);
+    const int64_t panels = pack_panels(c);
+    const int64_t panel = i % panels, group = i / panels % c->groups;
+    const struct cpu_phase *phase = &c->phases[i / panels / c->groups];
+    if (c->tiled)
+        cpu_tiled_pack(c, phase, group, panel, pk->weight, pk->scale,
+                       pk->packed + phase->packed + group * cpu_tiled_floats(c, phase));
+    else
+        pack_panel(pk, phase, group, panel);
 }
 
 /* gamma/sqrt(variance + eps) of a folded normalisation, 1 without one */
@@ -112,7 +127,7 @@ static void pack(const struct cpu_kernels *k, const demist_host *host, const str
         return;
     }
     struct packing pk = {k, c, weight, scale, packed};
-    const int64_t tasks = c->n_phases * c->groups * c->panels;
+    const int64_t tasks = c->n_phases * c->groups * pack_panels(c);
     if (c->packed_floats > 4096)
         host->parallel(host, tasks, pack_task, &pk);
     else
@@ -477,7 +492,10 @@ static demist_status run_product(struct cpu_run *run, const void *op)
     }
     for (int32_t i = 0; i < c->n_phases; i++)
         for (int64_t g = 0; g < c->groups; g++)
-            run_phase(run, c, &c->phases[i], g, packed, bias);
+            if (c->tiled)
+                cpu_tiled_run(run, c, &c->phases[i], g, packed, bias);
+            else
+                run_phase(run, c, &c->phases[i], g, packed, bias);
     return DEMIST_OK;
 }
 
@@ -545,11 +563,42 @@ static demist_status plan_phases(demist_program *p, struct cpu_product *c,
         CPU_TRY(plan_phase(p, c, attrs, i / c->step_x, i % c->step_x, phase));
         phase->packed = c->packed_floats;
         c->packed_floats +=
-            c->groups * cpu_packed_floats(p->device->kernels, phase->n_taps * c->steps, c->filters);
+            c->groups * (c->tiled ? cpu_tiled_floats(c, phase)
+                                  : cpu_packed_floats(p->device->kernels, phase->n_taps * c->steps,
+                                                      c->filters));
         most = phase->n_taps > most ? phase->n_taps : most;
     }
-    cpu_need_scratch(p, cpu_round_up(c->channels, 16) + 2 * (int64_t)most * MAX_PIXELS);
+    if (c->tiled)
+        cpu_tiled_plan(p, c);
+    else
+        cpu_need_scratch(p, cpu_round_up(c->channels, 16) + 2 * (int64_t)most * MAX_PIXELS);
     return DEMIST_OK;
+}
+
+static void choose_algorithm(const demist_program *p, struct cpu_product *c,
+                             const demist_attrs *attrs)
+{
+    const struct cpu_kernels *k = p->device->kernels;
+    const bool unit = c->op == DEMIST_OP_CONV2D && c->kernel_h == 3 && c->kernel_w == 3 &&
+                      c->groups == 1 && c->in_step_y == 1 && c->in_step_x == 1 &&
+                      attrs->conv.dilation[0] == 1 && attrs->conv.dilation[1] == 1;
+    c->half = p->precision == DEMIST_PRECISION_BF16;
+    c->tiled = cpu_tiled_choice(p, c);
+    if (!unit || c->tiled || p->precision == DEMIST_PRECISION_STRICT)
+        return;
+    c->winograd =
+        c->half ? cpu_winograd_choice_bf16(k, c->channels, c->filters, c->out_height, c->out_width,
+                                           &c->half)
+                : cpu_winograd_choice(k, c->channels, c->filters, c->out_height, c->out_width);
+}
+
+/* Makes x what the product multiplies: bf16 numbers or floats. Winograd's transform of the input
+ * takes both. */
+static demist_status need_factors(demist_program *p, int32_t node, bool pixels,
+                                  const struct cpu_product *c, struct cpu_view *x)
+{
+    const bool bf16 = c->half && (c->tiled || p->device->kernels->bf16);
+    return c->winograd && !bf16 ? DEMIST_OK : cpu_need_format(p, node, pixels, bf16, x);
 }
 
 /* The sizes of a convolution's node; x and the result as grids. */
@@ -560,32 +609,13 @@ static demist_status plan_conv(demist_program *p, const struct cpu_fused *f, str
     const int64_t *w = node->inputs[1]->shape;
     struct cpu_view x, y;
     CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &x));
-    const bool unit = node->op == DEMIST_OP_CONV2D && w[2] == 3 && w[3] == 3 &&
-                      node->attrs.conv.groups == 1 && node->attrs.conv.stride[0] == 1 &&
-                      node->attrs.conv.stride[1] == 1 && node->attrs.conv.dilation[0] == 1 &&
-                      node->attrs.conv.dilation[1] == 1;
-    c->half = p->precision == DEMIST_PRECISION_BF16;
-    if (unit && c->half)
-        c->winograd = cpu_winograd_choice_bf16(p->device->kernels, x.shape[1], w[0],
-                                               f->result->shape[2], f->result->shape[3], &c->half);
-    else if (unit && p->precision != DEMIST_PRECISION_STRICT)
-        c->winograd = cpu_winograd_choice(p->device->kernels, x.shape[1], w[0], f->result->shape[2],
-                                          f->result->shape[3]);
-    const bool pairs = c->half && p->device->kernels->bf16;
-    if (!c->winograd || pairs)
-        CPU_TRY(cpu_need_format(p, f->result->id, true, pairs, &x));
-    if (x.stride[1] != 1 && x.shape[1] != 1)
-        CPU_TRY(cpu_need_pixels(p, f->result->id, &x));
-    CPU_TRY(cpu_result_pixels(p, f->result, cpu_keeps_bf16(p, f->result), &y));
-    CPU_TRY(cpu_grid_of(p, f->result->id, &x, &x, 1, &c->x));
-    CPU_TRY(cpu_grid_of(p, f->result->id, &y, &y, 1, &c->y));
     c->groups = node->attrs.conv.groups;
     c->channels = x.shape[1] / c->groups;
-    c->filters = y.shape[1] / c->groups;
+    c->filters = f->result->shape[1] / c->groups;
     c->height = x.shape[2];
     c->width = x.shape[3];
-    c->out_height = y.shape[2];
-    c->out_width = y.shape[3];
+    c->out_height = f->result->shape[2];
+    c->out_width = f->result->shape[3];
     c->kernel_h = w[2];
     c->kernel_w = w[3];
     c->pad_y = node->attrs.conv.pad[0];
@@ -594,6 +624,13 @@ static demist_status plan_conv(demist_program *p, const struct cpu_fused *f, str
     c->step_x = transposed ? node->attrs.conv.stride[1] : 1;
     c->in_step_y = transposed ? 1 : node->attrs.conv.stride[0];
     c->in_step_x = transposed ? 1 : node->attrs.conv.stride[1];
+    choose_algorithm(p, c, &node->attrs);
+    CPU_TRY(need_factors(p, f->result->id, true, c, &x));
+    if (x.stride[1] != 1 && x.shape[1] != 1)
+        CPU_TRY(cpu_need_pixels(p, f->result->id, &x));
+    CPU_TRY(cpu_result_pixels(p, f->result, cpu_keeps_bf16(p, f->result), &y));
+    CPU_TRY(cpu_grid_of(p, f->result->id, &x, &x, 1, &c->x));
+    CPU_TRY(cpu_grid_of(p, f->result->id, &y, &y, 1, &c->y));
     const double macs = (double)c->channels * (double)(c->kernel_h * c->kernel_w) *
                         (double)(transposed ? x.shape[2] * x.shape[3] : y.shape[2] * y.shape[3]) *
                         (double)(c->filters * c->groups);
@@ -625,23 +662,27 @@ static demist_status plan_linear(demist_program *p, const struct cpu_fused *f,
 {
     const demist_node *node = f->chain[0];
     struct cpu_view x, y;
-    c->half = p->precision == DEMIST_PRECISION_BF16;
     CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &x));
-    CPU_TRY(cpu_need_format(p, f->result->id, false, c->half && p->device->kernels->bf16, &x));
+    const int32_t rank = x.rank;
+    int64_t rows = 1;
+    for (int32_t i = 1; i < rank - 1; i++)
+        rows *= x.shape[i];
+    c->groups = 1;
+    c->channels = x.shape[rank - 1];
+    c->filters = f->result->shape[rank - 1];
+    c->kernel_h = c->kernel_w = c->step_y = c->step_x = c->in_step_y = c->in_step_x = 1;
+    c->half = p->precision == DEMIST_PRECISION_BF16;
+    c->height = c->out_height = rank == 4 ? x.shape[1] : 1;
+    c->width = c->out_width = rows / c->height;
+    c->tiled = cpu_tiled_choice(p, c);
+    CPU_TRY(need_factors(p, f->result->id, false, c, &x));
     CPU_TRY(cpu_need_rows(p, f->result->id, &x));
     CPU_TRY(cpu_result_dense(p, f->result, cpu_keeps_bf16(p, f->result), &y));
     p->values[f->result->id].view = y;
     if (x.rank > 4)
         CPU_TRY(cpu_merge_rows(p, f->result->id, &x, &y));
-    const int32_t last = x.rank - 1;
-    CPU_TRY(cpu_grid_of(p, f->result->id, &x, &x, last, &c->x));
-    CPU_TRY(cpu_grid_of(p, f->result->id, &y, &y, last, &c->y));
-    c->groups = 1;
-    c->channels = x.shape[last];
-    c->filters = y.shape[last];
-    c->height = c->out_height = x.rank > 3 ? x.shape[last - 2] : 1;
-    c->width = c->out_width = x.rank > 2 ? x.shape[last - 1] : 1;
-    c->kernel_h = c->kernel_w = c->step_y = c->step_x = c->in_step_y = c->in_step_x = 1;
+    CPU_TRY(cpu_grid_of(p, f->result->id, &x, &x, x.rank - 1, &c->x));
+    CPU_TRY(cpu_grid_of(p, f->result->id, &y, &y, y.rank - 1, &c->y));
     p->flops += 2 * (double)cpu_elements(&x) * (double)c->filters;
     return DEMIST_OK;
 }

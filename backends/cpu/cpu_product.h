@@ -24,6 +24,7 @@ struct cpu_product {
     int32_t n_phases;
     struct cpu_phase *phases;
     int winograd;  /* m of F(m x m, 3x3); 0: direct */
+    bool tiled;    /* in products of tiles (cpu_tiled.c): of bf16 numbers if half, else split */
     bool half;     /* weights are bf16, packed in pairs; rows as gemm16 takes them */
     int64_t steps; /* elements of packed weights for a tap: channels, or pairs of them */
     /* weights: row-major parameters, or (dynamic) values of this execution */
@@ -56,6 +57,11 @@ static inline int cpu_panel_vecs(const struct cpu_kernels *k, int64_t column, in
     return columns - column > k->vw ? 2 : 1;
 }
 
+/* Element (output, input channel, tap) of a group's weights times scale[output], which counts all
+ * groups' outputs; 0 beyond the filters and channels. */
+float cpu_scaled_weight(const struct cpu_product *c, const float *weight, const double *scale,
+                        int64_t group, int64_t o, int64_t channel, int64_t tap);
+
 /* Two bf16 numbers as an element of packed weights. */
 static inline float cpu_pair(float first, float second)
 {
@@ -79,5 +85,16 @@ void cpu_winograd_pack(const struct cpu_kernels *k, const demist_host *host,
                        float *packed);
 void cpu_winograd_run(const struct cpu_run *run, const struct cpu_product *c, const float *packed,
                       const float *bias);
+
+/* cpu_tiled.c. Floats of a group's packed weights; each group's start after the others'. */
+bool cpu_tiled_choice(const demist_program *p, const struct cpu_product *c);
+int64_t cpu_tiled_floats(const struct cpu_product *c, const struct cpu_phase *phase);
+void cpu_tiled_plan(demist_program *p, const struct cpu_product *c);
+/* Packs a panel of 32 columns of a group's weights, `packed`. */
+void cpu_tiled_pack(const struct cpu_product *c, const struct cpu_phase *phase, int64_t group,
+                    int64_t panel, const float *weight, const double *scale, float *packed);
+void cpu_tiled_run(const struct cpu_run *run, const struct cpu_product *c,
+                   const struct cpu_phase *phase, int64_t group, const float *packed,
+                   const float *bias);
 
 #endif

@@ -16,8 +16,9 @@
 
 extern const demist_plugin demist_plugin_v1_backend_cpu, demist_plugin_v1_backend_reference;
 
-static const char *const levels[] = {"generic", "avx2", "avx512", "avx512-bf16"};
-enum { LEVELS = 4, BATCH = 5 };
+static const char *const levels[] = {"generic",     "avx2",         "avx512",
+                                     "avx512-bf16", "amx-emulated", "amx"};
+enum { LEVELS = 6, BATCH = 5 };
 
 /* A small network with all that the large one has. */
 static const struct unet_shape small = {16, 32, 1, {1, 2, 3}, 3, 8 | 4, 2, 6};
@@ -540,6 +541,37 @@ static void test_networks_in_bf16_agree_with_the_reference(void **state)
     check_networks(*state, DEMIST_PRECISION_BF16, 0x1p-3, 44);
 }
 
+/* Its tests would say nothing of tiles if it did not take them. */
+static void test_the_amx_level_takes_tiles(void **state)
+{
+    const struct network *n = *state;
+    for (int k = 0; k < 3; k++) {
+        static const demist_precision precisions[] = {DEMIST_PRECISION_F32, DEMIST_PRECISION_BF16,
+                                                      DEMIST_PRECISION_STRICT};
+        float *out[2];
+        for (int i = 0; i < 2; i++) {
+            struct harness h;
+            harness_open(&h, &demist_plugin_v1_backend_cpu, 2,
+                         (const char *[]){i ? "isa = amx-emulated" : "isa = generic", NULL});
+            out[i] = evaluate(n, &h, dm_graph_view(n->graph), precisions[k], 1, 1, 0);
+            harness_close(&h);
+        }
+        const bool same = memcmp(out[0], out[1], OUT * sizeof *out[0]) == 0;
+        assert_true(same == (precisions[k] == DEMIST_PRECISION_STRICT));
+        free(out[0]);
+        free(out[1]);
+    }
+}
+
+/* "auto" is a level whose tests have passed on a machine that has it. */
+static void test_amx_is_not_taken_unasked(void **state)
+{
+    const char *why;
+    const struct cpu_kernels *k = cpu_find_kernels("auto", &why);
+    assert_non_null(k);
+    assert_null(k->tiles);
+}
+
 /* BF16's instructions are for bf16 alone. */
 static void test_the_bf16_level_gives_the_bits_of_avx512_in_f32(void **state)
 {
@@ -712,6 +744,8 @@ int main(void)
         cmocka_unit_test(test_strict_convolutions_are_as_good_as_a_chain),
         cmocka_unit_test(test_networks_agree_with_the_reference),
         cmocka_unit_test(test_networks_in_bf16_agree_with_the_reference),
+        cmocka_unit_test(test_the_amx_level_takes_tiles),
+        cmocka_unit_test(test_amx_is_not_taken_unasked),
         cmocka_unit_test(test_the_bf16_level_gives_the_bits_of_avx512_in_f32),
         cmocka_unit_test(test_networks_do_not_depend_on_threads_or_batch),
         cmocka_unit_test(test_every_value_of_a_network_can_be_observed),
