@@ -11,7 +11,10 @@
 
 enum { HIDDEN, DIM, PREDICT, TIME, PREFIX };
 
-static const char *const predictions[] = {"eps", "x1", NULL};
+static const char *const predictions[] = {"eps", "x1", "x0", "mean", "v", NULL};
+static const demist_prediction_type prediction_types[] = {DEMIST_PREDICT_EPS, DEMIST_PREDICT_X1,
+                                                          DEMIST_PREDICT_X0, DEMIST_PREDICT_MEAN,
+                                                          DEMIST_PREDICT_V};
 static const char *const times[] = {"index/T", "t", NULL};
 static const demist_option hidden = {
     .size = sizeof(demist_option),
@@ -38,7 +41,8 @@ static const demist_option dim = {
 static const demist_option predict = {
     .size = sizeof(demist_option),
     .key = "predict",
-    .doc = "eps: the noise; x1: the far end of a path",
+    .doc = "eps: the noise; x1: the far end of a path; x0: the data; mean: of the posterior; v: "
+           "signal*eps - noise*x0",
     .type = DEMIST_OPTION_ENUM,
     .default_value = "eps",
     .choices = predictions,
@@ -64,7 +68,8 @@ static const demist_option *const options[] = {&hidden, &dim, &predict, &time_fo
 struct mlp {
     const demist_host *host;
     const demist_value *hidden, *dim, *prefix;
-    bool predicts_x1, path_time;
+    demist_prediction_type prediction;
+    bool path_time;
     char found[256]; /* the prefix, with its dot */
 };
 
@@ -77,7 +82,7 @@ static demist_status create(const demist_host *host, const demist_value *const *
                       .hidden = values[HIDDEN],
                       .dim = values[DIM],
                       .prefix = values[PREFIX],
-                      .predicts_x1 = values[PREDICT]->integer == 1,
+                      .prediction = prediction_types[values[PREDICT]->integer],
                       .path_time = values[TIME]->integer == 1};
     *self = s;
     return DEMIST_OK;
@@ -172,7 +177,7 @@ static demist_status describe(void *self, demist_builder *b, demist_network_info
     int64_t n = find_prefix(s, b) ? point_dim(s, b) : -1;
     if (n < 0)
         return DEMIST_INCOMPATIBLE;
-    info->prediction = s->predicts_x1 ? DEMIST_PREDICT_X1 : DEMIST_PREDICT_EPS;
+    info->prediction = s->prediction;
     info->time = s->path_time ? DEMIST_TIME_PATH : DEMIST_TIME_INDEX_OVER_T;
     info->fractional_times = true;
     info->rank = 1;

@@ -195,7 +195,8 @@ static void derive_mlp(struct examination *e)
     set(e, "network.mlp", "hidden", DM_FROM_SHAPES, hidden.data, NULL);
     set_number(e, "network.mlp", "dim", DM_FROM_SHAPES, dim, NULL);
     set(e, "network.mlp", "predict", DM_ASSUMED, "eps",
-        "eps: the noise; x1: the far end of a straight path. Shapes do not reveal it.");
+        "eps: the noise; x1: the far end of a straight path; x0, mean or v. Shapes do not reveal "
+        "it.");
     set(e, "network.mlp", "time", DM_ASSUMED, "index/T", "index/T, or t, the time of a path.");
     dm_text_finish(&hidden);
 }

@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 enum { T = MIXTURE_T };
-enum { PREDICT, LEARNED, POISON, LOW };
+enum { PREDICT, LEARNED, POISON, LOW, STRIDE };
 
-static const char *const predictions[] = {"eps", "x0", "v", NULL};
+static const char *const predictions[] = {"eps", "x0", "v", "mean", NULL};
 static const char *const variances[] = {"none", "range", "logvar", NULL};
 static const demist_option predict = {.size = sizeof predict,
                                       .key = "predict",
@@ -34,13 +34,19 @@ static const demist_option low = {.size = sizeof low,
                                   .doc = "the lower end of the range that it claims",
                                   .type = DEMIST_OPTION_FLOAT,
                                   .default_value = "-1"};
-static const demist_option *const options[] = {&predict, &learned, &poison, &low, NULL};
+static const demist_option stride = {.size = sizeof stride,
+                                     .key = "stride",
+                                     .doc = "mean: of a process that visits each so manieth t",
+                                     .type = DEMIST_OPTION_INT,
+                                     .default_value = "1"};
+static const demist_option *const options[] = {&predict, &learned, &poison, &low, &stride, NULL};
 
 struct mixture {
     const demist_host *host;
     int predict, learned;
     bool poison;
     double low;
+    int stride;
 };
 
 static demist_status create(const demist_host *host, const demist_value *const *values, void **self)
@@ -48,8 +54,12 @@ static demist_status create(const demist_host *host, const demist_value *const *
     struct mixture *s = host->alloc(host, sizeof *s, 0);
     if (!s)
         return DEMIST_NO_MEMORY;
-    *s = (struct mixture){host, (int)values[PREDICT]->integer, (int)values[LEARNED]->integer,
-                          values[POISON]->boolean, values[LOW]->number};
+    *s = (struct mixture){host,
+                          (int)values[PREDICT]->integer,
+                          (int)values[LEARNED]->integer,
+                          values[POISON]->boolean,
+                          values[LOW]->number,
+                          (int)values[STRIDE]->integer};
     *self = s;
     return DEMIST_OK;
 }
@@ -69,7 +79,8 @@ static demist_status describe(void *self, demist_builder *b, demist_network_info
         return DEMIST_INTERNAL;
     info->prediction = s->predict == 0   ? DEMIST_PREDICT_EPS
                        : s->predict == 1 ? DEMIST_PREDICT_X0
-                                         : DEMIST_PREDICT_V;
+                       : s->predict == 2 ? DEMIST_PREDICT_V
+                                         : DEMIST_PREDICT_MEAN;
     info->learned_variance = (demist_learned_variance)s->learned;
     info->time = DEMIST_TIME_INDEX;
     info->rank = 1;
@@ -79,18 +90,24 @@ static demist_status describe(void *self, demist_builder *b, demist_network_info
     return DEMIST_OK;
 }
 
-/* Row t: signal, noise, 0 or NaN. */
+/* Row t: signal, noise, 0 or NaN, and the weights of x_0 and x_t in the mean of
+ * q(x_{t−stride} | x_t, x_0). */
 static const demist_node *table(const struct mixture *s, demist_builder *b)
 {
-    static float rows[T][3];
+    static float rows[T][5];
+    static double alpha_bars[T];
     double alpha_bar = 1;
     for (int t = 0; t < T; t++) {
         alpha_bar *= 1 - (1e-4 + t * (0.02 - 1e-4) / (T - 1));
         rows[t][0] = (float)sqrt(alpha_bar);
         rows[t][1] = (float)sqrt(1 - alpha_bar);
         rows[t][2] = s->poison && t < 500 ? NAN : 0;
+        alpha_bars[t] = alpha_bar;
+        double next = t >= s->stride ? alpha_bars[t - s->stride] : 1, beta = 1 - alpha_bar / next;
+        rows[t][3] = (float)(beta * sqrt(next) / (1 - alpha_bar));
+        rows[t][4] = (float)((1 - next) * sqrt(1 - beta) / (1 - alpha_bar));
     }
-    return b->constant(b, DEMIST_F32, 2, (int64_t[]){T, 3}, rows);
+    return b->constant(b, DEMIST_F32, 2, (int64_t[]){T, 5}, rows);
 }
 
 static const demist_node *column(demist_builder *b, const demist_node *row, int64_t i)
@@ -178,6 +195,9 @@ static demist_status build(void *self, demist_builder *b, const char *graph)
         out = x0;
     if (net->predict == 2)
         out = sub(b, demist_mul(b, s, eps), demist_mul(b, n, x0));
+    if (net->predict == 3)
+        out = demist_add(b, demist_mul(b, column(b, row, 3), x0),
+                         demist_mul(b, column(b, row, 4), x3));
     out = demist_reshape(b, demist_add(b, out, bad), 2, (int64_t[]){DEMIST_BATCH, 2});
     if (net->learned)
         out = demist_concat(b, 1, 2, (const demist_node *[]){out, second_half(b, x, t)});

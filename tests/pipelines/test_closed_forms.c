@@ -7,6 +7,7 @@
 
 #include "fixture.h"
 #include "mixture.h"
+#include "reverse.h"
 
 #include "safetensors.h"
 
@@ -299,6 +300,40 @@ static void test_ddim_has_the_moments_of_a_point_at_every_t(void **state)
         }
 }
 
+/* What a network predicts is another way to the same chain. The mean is that of the kept steps. */
+static void test_every_prediction_has_the_moments_of_the_data_at_every_t(void **state)
+{
+    static const char *const predictions[] = {
+        "network.mixture.predict=eps", "network.mixture.predict=x0", "network.mixture.predict=v",
+        "network.mixture.predict=mean"};
+    static float second[MIXTURE_T];
+    for (int i = 0; i < N_STRIDES - 1; i++)
+        for (int p = 0; p < 4; p++) {
+            char stride[64];
+            snprintf(stride, sizeof stride, "network.mixture.stride=%d", strides[i]);
+            process_init(&process, strides[i]);
+            true_second(&process, 0.3, true, second);
+            measure(&process, 0.3, second,
+                    (const char *[]){"sampler.use=learned-sigma", "network.mixture.learned=range",
+                                     predictions[p], stride, NULL},
+                    got);
+            expect_marginals(predictions[p], &process, 0.3, got);
+            measure(&process, 1, NULL,
+                    (const char *[]){"sampler.use=ddpm", predictions[p], stride, NULL}, got);
+            expect_marginals(predictions[p], &process, 1, got);
+            measure(&process, 1, NULL,
+                    (const char *[]){"sampler.use=ddpm", "sampler.ddpm.variance=course",
+                                     predictions[p], stride, NULL},
+                    got);
+            expect_marginals(predictions[p], &process, 1, got);
+            measure(&process, 0, NULL,
+                    (const char *[]){"sampler.use=ddim", "sampler.ddim.eta=0.5", predictions[p],
+                                     stride, NULL},
+                    got);
+            expect_marginals(predictions[p], &process, 0, got);
+        }
+}
+
 /* Along the probability flow (x_t − √ᾱ·m)/√Var x_t stays what it is. The largest error over all
  * states, here of their standard deviation, halves with the step. */
 static void test_ddim_approaches_the_probability_flow_with_order_one(void **state)
@@ -321,6 +356,132 @@ static void test_ddim_approaches_the_probability_flow_with_order_one(void **stat
         assert_true(error[i - 1] > 1.8 * error[i] && error[i - 1] < 2.2 * error[i]);
 }
 
+/* ---------------------------------------------------------------- the option of each network */
+
+/* The first evaluation of a run, and the state after its step. */
+struct first_step {
+    int64_t n, elements, raw;
+    float *x, *out, *next;
+};
+
+static float *copy(const float *from, int64_t n)
+{
+    float *to = malloc((size_t)n * sizeof *to);
+    assert_non_null(to);
+    memcpy(to, from, (size_t)n * sizeof *to);
+    return to;
+}
+
+static void note_evaluation(void *user, const struct dm_evaluation *at)
+{
+    struct first_step *s = user;
+    if (!s->x) {
+        s->x = copy(at->x, s->n * s->elements);
+        s->out = copy(at->out, s->n * s->raw);
+    }
+}
+
+static bool note_state(void *user, const struct dm_sample_progress *p)
+{
+    struct first_step *s = user;
+    if (p->step == 1)
+        s->next = copy(p->x, s->n * s->elements);
+    return p->step == 0;
+}
+
+/* One step of ddim, unclipped, from what the network said: 0 eps, 1 x0, 2 v, 3 mean. */
+static double ddim_step(const demist_step *step, int prediction, double x, double out)
+{
+    double s = step->signal, n = step->noise, x0 = out, eps;
+    if (prediction == 0)
+        x0 = (x - n * out) / s;
+    if (prediction == 2)
+        x0 = s * x - n * out;
+    if (prediction == 3)
+        x0 = (out - step->posterior_x * x) / step->posterior_x0;
+    eps = (x - s * x0) / n;
+    return step->signal_next * x0 + step->noise_next * eps;
+}
+
+static void check_option(const char *description, const char *checkpoint, const char *network)
+{
+    static const char *const names[] = {"eps", "x0", "v", "mean"};
+    for (int p = 0; p < 4; p++) {
+        struct fixture f;
+        struct dm_setup setup;
+        struct first_step s = {0};
+        struct dm_error err = DM_ERROR_INIT;
+        char path[4200], predict[64];
+        snprintf(path, sizeof path, "network.checkpoint=%s", checkpoint);
+        snprintf(predict, sizeof predict, "network.%s.predict=%s", network, names[p]);
+        struct dm_ini *ini = fixture_ini(description, (const char *[]){path, predict, NULL});
+        fixture_open(&f, 2, NULL);
+        fixture_expect_ok(
+            dm_setup_open(&setup, &f.env, ini, DM_NEED_SAMPLER | DM_NEED_BACKEND, &err), &err);
+        bool learned = setup.network.info.learned_variance != DEMIST_VARIANCE_NONE;
+        s.n = setup.config.sample.images;
+        s.elements = setup.network.n_elements;
+        s.raw = learned ? 2 * s.elements : s.elements;
+        struct dm_sample_hooks hooks = {
+            .progress = note_state, .wants_data = true, .evaluated = note_evaluation, .user = &s};
+        assert_int_equal(dm_sample(&setup, &hooks, &err), DEMIST_CANCELLED);
+        dm_error_clear(&err);
+        double worst = 0, largest = 0;
+        for (int64_t i = 0; i < s.n * s.elements; i++) {
+            double out = s.out[i / s.elements * s.raw + i % s.elements];
+            double want = ddim_step(dm_process_step(setup.process)[0], p, s.x[i], out);
+            worst = fmax(worst, fabs(s.next[i] - want));
+            largest = fmax(largest, fabs(want));
+        }
+        print_message("%s %s: %.1e of %.1e\n", network, names[p], worst, largest);
+        assert_true(worst < 1e-5 * largest && largest > 0.1);
+        free(s.x);
+        free(s.out);
+        free(s.next);
+        dm_setup_close(&setup);
+        dm_ini_destroy(ini);
+        fixture_close(&f);
+    }
+}
+
+static void test_networks_say_what_they_predict(void **state)
+{
+    check_option("[backend]\nuse = reference\n[schedule]\nuse = linear\nsteps = 100\n"
+                 "[network]\nuse = mlp\n[network.mlp]\nhidden = 128,256,256\n"
+                 "[sampler]\nuse = ddim\n[sample]\nsteps = 10\nclip_denoised = false\n",
+                 test_data("two-moons-mlp/checkpoint.safetensors"), "mlp");
+    check_option("[backend]\nuse = reference\n[schedule]\nuse = linear\n"
+                 "[network]\nuse = unet\n[network.unet]\nimage_size = 32\nnum_channels = 32\n"
+                 "num_res_blocks = 1\nlearn_sigma = true\nnum_classes = 8\n"
+                 "[sampler]\nuse = ddim\n"
+                 "[sample]\nsteps = 10\nclip_denoised = false\nimages = 1\nlabels = 4\n",
+                 test_data("crawl-unet/checkpoint.safetensors"), "unet");
+}
+
+/* The likelihood's step has the same x̂_0 whatever the network predicts of it. */
+static void test_the_likelihoods_step_knows_every_prediction(void **state)
+{
+    static const demist_prediction_type types[] = {DEMIST_PREDICT_EPS, DEMIST_PREDICT_X0,
+                                                   DEMIST_PREDICT_V, DEMIST_PREDICT_MEAN};
+    demist_step step = {.signal = 0.6,
+                        .noise = 0.8,
+                        .posterior_x0 = 0.25,
+                        .posterior_x = 0.5,
+                        .large_variance = 0.1};
+    const double truth = 0.75, eps = -0.5, x = 0.6 * truth + 0.8 * eps;
+    const double out[] = {eps, truth, 0.6 * eps - 0.8 * truth, 0.25 * truth + 0.5 * x};
+    for (int i = 0; i < 4; i++) {
+        demist_network_info info = DEMIST_INIT(demist_network_info);
+        info.prediction = types[i];
+        struct dm_reverse reverse = {.info = &info, .n_elements = 1};
+        const float x_t = (float)x, said = (float)out[i];
+        double x0, mean, logvar;
+        dm_reverse_step(&reverse, &step, &x_t, &said, &x0, &mean, &logvar);
+        assert_true(fabs(x0 - truth) < 1e-6);
+        assert_true(fabs(mean - out[3]) < 1e-6);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +489,9 @@ int main(void)
         cmocka_unit_test(test_ddpm_has_the_moments_of_the_data_at_every_t),
         cmocka_unit_test(test_other_data_get_the_variance_that_was_chosen),
         cmocka_unit_test(test_ddim_has_the_moments_of_a_point_at_every_t),
+        cmocka_unit_test(test_every_prediction_has_the_moments_of_the_data_at_every_t),
+        cmocka_unit_test(test_networks_say_what_they_predict),
+        cmocka_unit_test(test_the_likelihoods_step_knows_every_prediction),
         cmocka_unit_test(test_ddim_approaches_the_probability_flow_with_order_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

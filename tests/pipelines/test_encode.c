@@ -252,13 +252,14 @@ static void test_every_state_is_the_originals(void **state)
 static void test_every_prediction_is_encoded_alike(void **state)
 {
     static const char *const predictions[] = {
-        "network.mixture.predict=x0", "network.mixture.predict=v", "network.mixture.learned=range"};
-    for (int i = 0; i < 3; i++)
+        "network.mixture.predict=x0", "network.mixture.predict=v", "network.mixture.predict=mean",
+        "network.mixture.learned=range"};
+    for (int i = 0; i < 4; i++)
         for (int clip = 0; clip < 2; clip++)
             check_chain(
-                (const char *[]){predictions[i], "sample.steps=100",
-                                 clip ? "sample.clip_denoised=true" : "sample.clip_denoised=false",
-                                 NULL},
+                (const char *[]){
+                    predictions[i], "sample.steps=ddim100", "network.mixture.stride=10",
+                    clip ? "sample.clip_denoised=true" : "sample.clip_denoised=false", NULL},
                 clip);
 }
 
