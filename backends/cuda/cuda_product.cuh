@@ -6,6 +6,9 @@
 #include "cuda_code.cuh"
 #include "cuda_launch.cuh"
 
+/* Products of a part of a float32 sum: parts have small rounding errors, and few are added. */
+static constexpr int CU_PART = 128;
+
 /* A row's place in the grid of the result. */
 struct cu_place {
     int n, i, j;

@@ -1,10 +1,11 @@
 /* The product kernel that computes everything: float32 multiply-adds on tiles in shared memory.
  * 64 x 64 results a block, 4 x 4 a thread, each in the order of taps and channels, so that neither
- * the batch nor the place changes a bit. A sum of parts of about PART products has a rounding error
- * that grows with the square roots of PART and of their number, not with the whole length. */
+ * the batch nor the place changes a bit. A sum of parts of about CU_PART products has a rounding
+ * error that grows with the square roots of CU_PART and of their number, not with the whole length.
+ */
 #include "cuda_product.cuh"
 
-enum { SIDE = 64, STEP = 16, THREADS = 256, MAX_Z = 65535, PART = 128 };
+enum { SIDE = 64, STEP = 16, THREADS = 256, MAX_Z = 65535 };
 
 static __device__ __forceinline__ void end_part(float (&sum)[4][4], float (&part)[4][4])
 {
@@ -74,7 +75,7 @@ static __global__ __launch_bounds__(THREADS) void product_simt(const __grid_cons
             }
             __syncthreads();
             summed += steps;
-            if (summed < PART)
+            if (summed < CU_PART)
                 continue;
             summed = 0;
             end_part(sum, part);

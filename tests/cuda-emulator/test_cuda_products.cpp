@@ -40,6 +40,7 @@ const shape shapes[] = {
     {"3 x 3, a border all around", 2, 5, 7, 1, 3, 16, 40, 1},
     {"3 x 3, several steps a tap", 1, 9, 8, 1, 3, 48, 70, 1},
     {"3 x 3 of stride 2", 3, 4, 5, 2, 3, 32, 33, 1},
+    {"a long sum", 1, 4, 4, 1, 3, 264, 24, 1},
     {"groups", 2, 3, 3, 1, 3, 8, 8, 4},
     {"many columns", 1, 2, 3, 1, 1, 8, 300, 1},
     {"odd channels", 2, 3, 4, 1, 3, 3, 5, 1},
@@ -60,13 +61,13 @@ size_t bytes_of(int type)
     return type == CU_F32 ? 4 : 2;
 }
 
-/* A device's buffer of n such numbers, from `seed` on, and NaN around what is used. */
-void *numbers(size_t n, int type, size_t seed)
+/* A device's buffer of n such numbers, from `seed` on, times `unit`. */
+void *numbers(size_t n, int type, size_t seed, float unit)
 {
     std::vector<unsigned char> host(n * bytes_of(type));
     void *device;
     for (size_t i = 0; i < n; i++) {
-        const float x = static_cast<float>(number_at(seed + i));
+        const float x = static_cast<float>(number_at(seed + i)) * unit;
         const uint16_t half =
             type == CU_F16 ? __float2half_rn(x).bits : __float2bfloat16_rn(x).bits;
         if (type == CU_F32)
@@ -130,11 +131,11 @@ void set_code(problem &q)
     memcpy(q.p.after.code, code, sizeof code);
     q.p.after.n_code = 3;
     q.p.after.n_operands = 2;
-    q.owned.push_back(numbers(static_cast<size_t>(wide), CU_F32, SEED_BIAS));
+    q.owned.push_back(numbers(static_cast<size_t>(wide), CU_F32, SEED_BIAS, 1));
     q.p.operand[0].at = q.owned.back();
     q.p.operand[0].type = CU_F32;
     q.p.operand[0].stride[3] = 1;
-    q.owned.push_back(numbers(rows_of(s) * static_cast<size_t>(wide), CU_F16, SEED_SKIP));
+    q.owned.push_back(numbers(rows_of(s) * static_cast<size_t>(wide), CU_F16, SEED_SKIP, 1));
     q.p.operand[1].at = q.owned.back();
     q.p.operand[1].type = CU_F16;
     q.p.operand[1].stride[0] = s.height * s.width * wide;
@@ -144,7 +145,7 @@ void set_code(problem &q)
 }
 
 /* a: [images][in_height][in_width][z][depth], b: [z][taps][depth][row], y: as a with columns. */
-void begin(problem &q, const shape &s, int type, bool fused)
+void begin(problem &q, const shape &s, int type, bool fused, float unit)
 {
     q = {};
     q.s = s;
@@ -177,9 +178,9 @@ void begin(problem &q, const shape &s, int type, bool fused)
     p.b_z[1] = q.taps * s.depth * p.b_row;
     p.y_z[1] = s.columns;
     p.column_z = s.columns;
-    q.owned.push_back(numbers(static_cast<size_t>(s.images * p.a_stride[0]), type, SEED_A));
+    q.owned.push_back(numbers(static_cast<size_t>(s.images * p.a_stride[0]), type, SEED_A, unit));
     p.a = q.owned.back();
-    q.owned.push_back(numbers(static_cast<size_t>(s.z * p.b_z[1]), type, SEED_B));
+    q.owned.push_back(numbers(static_cast<size_t>(s.z * p.b_z[1]), type, SEED_B, unit));
     p.b = q.owned.back();
     if (fused)
         set_code(q);
@@ -222,26 +223,34 @@ int exact(const problem &q, int n, int i, int j, int z, int o, bool fused)
 }
 
 /* A kernel may leave small products to others of its type; it computes what one of them can. */
-bool can(const cu_product_kernel &kernel, const cu_product &p)
+bool can(const cu_product_kernel &kernel, cu_product p)
 {
     const size_t type = strcspn(kernel.name, "_") + 1;
     bool fits = false;
+    p.rows = 1 << 24;
     for (int k = 0; k < cu_n_product_kernels; k++)
         fits = fits || (strncmp(cu_product_kernels[k].name, kernel.name, type) == 0 &&
                         cu_product_kernels[k].fits(&p, 80));
     return fits;
 }
 
+std::vector<float> result_of(const problem &q, const cu_product_kernel &kernel)
+{
+    std::vector<float> y(rows_of(q.s) * static_cast<size_t>(q.s.columns * q.s.z));
+    OK(cudaMemset(q.p.y, 0xff, y.size() * 4));
+    OK(kernel.run(nullptr, &q.p));
+    OK(cudaMemcpy(y.data(), q.p.y, y.size() * 4, cudaMemcpyDeviceToHost));
+    return y;
+}
+
 /* Whether the kernel can, and then does. */
 bool check(const cu_product_kernel &kernel, const shape &s, int type, bool fused)
 {
     problem q;
-    begin(q, s, type, fused);
+    begin(q, s, type, fused, 1);
     const bool fits = can(kernel, q.p);
     if (fits) {
-        OK(kernel.run(nullptr, &q.p));
-        std::vector<float> y(rows_of(s) * static_cast<size_t>(s.columns * s.z));
-        OK(cudaMemcpy(y.data(), q.p.y, y.size() * 4, cudaMemcpyDeviceToHost));
+        const std::vector<float> y = result_of(q, kernel);
         size_t at = 0;
         for (int n = 0; n < s.images; n++)
             for (int i = 0; i < s.height; i++)
@@ -271,6 +280,34 @@ void test_every_kernel_computes_every_shape(void **)
     }
 }
 
+/* Sums are taken in one order, whatever the tile; `split` has another. */
+void test_kernels_of_one_type_give_the_same_bits(void **)
+{
+    const shape s = {"long", 2, 9, 7, 1, 3, 112, 70, 1};
+    int compared = 0;
+    for (int type : {CU_F32, CU_F16, CU_BF16}) {
+        problem q;
+        std::vector<float> first[2]; /* of float32 and of narrow types */
+        begin(q, s, type, false, 0.1f);
+        for (int k = 0; k < cu_n_product_kernels; k++) {
+            const cu_product_kernel &kernel = cu_product_kernels[k];
+            const bool narrow =
+                strncmp(kernel.name, "simt", 4) != 0 && strncmp(kernel.name, "f32", 3) != 0;
+            if (!can(kernel, q.p) || strstr(kernel.name, "_split"))
+                continue;
+            const std::vector<float> y = result_of(q, kernel);
+            if (first[narrow].empty())
+                first[narrow] = y;
+            else
+                compared++;
+            if (y != first[narrow])
+                fail_msg("%s gives other bits", kernel.name);
+        }
+        end(q);
+    }
+    assert_int_equal(1 + 3 * 2, compared);
+}
+
 /* What each kernel needs, one lack at a time. */
 void test_kernels_refuse_what_they_cannot(void **)
 {
@@ -290,7 +327,8 @@ void test_kernels_refuse_what_they_cannot(void **)
             p.z = p.z_inner = 1;
             p.b_row = large.columns;
             p.a_stride[2] = large.depth;
-            if (!kernel.fits(&p, 80) || strncmp(kernel.name, "simt", 4) == 0)
+            if (!kernel.fits(&p, 80) || strncmp(kernel.name, "simt", 4) == 0 ||
+                strncmp(kernel.name, "f32", 3) == 0)
                 continue;
             tensor_cores++;
             assert_int_equal(type == CU_F16, kernel.fits(&p, 75));
@@ -318,6 +356,7 @@ int main()
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_kernel_computes_every_shape),
+        cmocka_unit_test(test_kernels_of_one_type_give_the_same_bits),
         cmocka_unit_test(test_kernels_refuse_what_they_cannot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
