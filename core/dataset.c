@@ -233,7 +233,9 @@ static demist_status load_picture(const struct dm_dataset *d, const char *path,
                       image.width, image.height, (long long)width, (long long)height)
             : dm_image_fit(out, &image, (int)width, (int)height, err);
     dm_image_finish(&image);
-    return status == DEMIST_OK ? DEMIST_OK : dm_fail_where(err, "%s", path);
+    if (status != DEMIST_OK)
+        dm_fail_where(err, "%s", path);
+    return status;
 }
 
 static demist_status read_picture(const struct dm_dataset *d, const char *path, float *x,
