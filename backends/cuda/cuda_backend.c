@@ -193,7 +193,9 @@ static demist_status open_device(void *self, int32_t index, demist_device **devi
     const struct found *f = NULL;
     if (c->n == 0)
         find_devices(c);
-    CU_TRY(choose(c, index, &f));
+    const demist_status chosen = choose(c, index, &f);
+    if (!f || chosen != DEMIST_OK)
+        return chosen;
     demist_device *d = c->host->alloc(c->host, sizeof *d, 0);
     if (!d)
         return DEMIST_NO_MEMORY;

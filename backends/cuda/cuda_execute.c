@@ -1,7 +1,9 @@
-/* Bindings and executions. The first execution of so many images with a binding is captured as one
- * CUDA graph, later ones replay it: its launches have addresses and counts in them, and read times,
- * coefficients and draw numbers from the scalar slots, which are set in front of it. Nothing is
- * allocated and nothing waited for, but between steps where times are kept. */
+/* Bindings and executions. The first execution of a program is queued kernel by kernel, which loads
+ * them: that is no thing to do within a capture. From then on, the first one of so many images with
+ * a binding is captured as one CUDA graph, and later ones replay it: its launches have addresses
+ * and counts in them, and read times, coefficients and draw numbers from the scalar slots, which
+ * are set in front of it. Nothing is allocated and nothing waited for, but between steps where
+ * times are kept. */
 #include "cuda_program.h"
 
 #include <inttypes.h>
@@ -336,8 +338,10 @@ demist_status cu_execute(demist_queue *queue, demist_binding *binding, const dem
     CU_TRY(set_slots(&run, scalars));
     if (p->flags & DEMIST_COMPILE_PROFILE)
         return run_timed(&run, binding);
-    if (!d->settings.graphs || is_observed(binding) || p->steps.n == 0)
+    if (!p->ran || !d->settings.graphs || is_observed(binding) || p->steps.n == 0) {
+        p->ran = true;
         return run_steps(&run, binding);
+    }
     cudaGraphExec_t exec;
     CU_TRY(graph_of(&run, binding, &exec));
     CU_CALL(d, cudaGraphLaunch(exec, run.stream));

@@ -125,6 +125,7 @@ struct demist_program {
     double flops;
     uint64_t choices; /* hash of what was measured to be best */
     bool chose;
+    bool ran; /* its kernels are loaded */
     char choices_text[24];
     demist_node_profile *profile; /* by node id */
     const demist_node_profile **profiles;

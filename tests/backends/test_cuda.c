@@ -243,6 +243,8 @@ static void test_an_execution_is_captured_once_and_allocates_nothing(void **stat
     network_open(&w, cuda, options);
     harness_compile(&w.h, w.graph, IMAGES, DEMIST_PRECISION_F32, DEMIST_COMPILE_FROZEN, &p);
     set_images(&w, &p);
+    harness_execute(&p, NULL, IMAGES); /* kernels are loaded */
+    assert_int_equal(cuda_emulator_calls("cudaGraphInstantiate"), 0);
     harness_execute(&p, NULL, IMAGES);
     harness_execute(&p, NULL, 1);
     float *first = harness_get(&p, 0, IMAGES);
@@ -261,29 +263,40 @@ static void test_an_execution_is_captured_once_and_allocates_nothing(void **stat
     network_close(&w);
 }
 
+/* The last of three executions: loaded, captured, replayed. */
+static float *third_run(const char *const *options, demist_precision precision)
+{
+    static struct network w;
+    struct harness_program p;
+    network_open(&w, cuda, options);
+    harness_compile(&w.h, w.graph, IMAGES, precision, DEMIST_COMPILE_FROZEN, &p);
+    set_images(&w, &p);
+    for (int i = 0; i < 3; i++)
+        harness_execute(&p, NULL, IMAGES);
+    float *out = harness_get(&p, 0, IMAGES);
+    harness_program_finish(&p);
+    network_close(&w);
+    return out;
+}
+
 static void test_replayed_and_queued_executions_have_the_same_bits(void **state)
 {
-    static struct network captured, queued;
     static const char *const graphs[] = {"tuning = off", "graphs = auto", NULL};
     static const char *const none[] = {"tuning = off", "graphs = off", NULL};
-    network_open(&captured, cuda, graphs);
-    network_open(&queued, cuda, none);
-    float *a = network_run(&captured, DEMIST_PRECISION_BF16);
-    const int64_t instantiated = cuda_emulator_calls("cudaGraphInstantiate");
-    float *b = network_run(&queued, DEMIST_PRECISION_BF16);
-    assert_true(instantiated > 0);
-    assert_int_equal(cuda_emulator_calls("cudaGraphInstantiate"), instantiated);
+    float *a = third_run(graphs, DEMIST_PRECISION_BF16);
+    const int64_t launched = cuda_emulator_calls("cudaGraphLaunch");
+    assert_int_equal(launched, 2);
+    float *b = third_run(none, DEMIST_PRECISION_BF16);
+    assert_int_equal(cuda_emulator_calls("cudaGraphLaunch"), launched);
     assert_memory_equal(a, b, IMAGES * X * sizeof *a);
     free(a);
     free(b);
-    network_close(&captured);
-    network_close(&queued);
 }
 
 /* More numbers of images than graphs are kept for. */
 static void test_every_number_of_images_gives_the_same_images(void **state)
 {
-    enum { MOST = 7 };
+    enum { MOST = 6 };
     static struct network w;
     static float x[MOST * X], t[MOST];
     struct harness_program p;
@@ -298,13 +311,13 @@ static void test_every_number_of_images_gives_the_same_images(void **state)
     harness_set(&p, 1, t, MOST);
     harness_execute(&p, NULL, MOST);
     float *all = harness_get(&p, 0, MOST);
-    for (int round = 0; round < 2; round++)
-        for (int n = 1; n < MOST; n++) {
-            harness_execute(&p, NULL, n);
-            float *some = harness_get(&p, 0, n);
-            assert_memory_equal(some, all, (size_t)n * X * sizeof *some);
-            free(some);
-        }
+    static const int numbers[] = {1, 2, 3, 4, 5, 1, 5}; /* the first 1 has to give way */
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        harness_execute(&p, NULL, numbers[i]);
+        float *some = harness_get(&p, 0, numbers[i]);
+        assert_memory_equal(some, all, (size_t)numbers[i] * X * sizeof *some);
+        free(some);
+    }
     free(all);
     harness_program_finish(&p);
     network_close(&w);
