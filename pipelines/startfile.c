@@ -78,7 +78,8 @@ static demist_status check_range(const struct dm_start_file *s, int64_t first, i
                                  const float *x, struct dm_error *err)
 {
     double low = s->info->clip_low, high = s->info->clip_high, slack = 1e-4 * (high - low);
-    for (int64_t i = 0; s->info->rank == 3 && i < n * s->elements; i++)
+    bool known = s->info->rank == 3 && low < high;
+    for (int64_t i = 0; known && i < n * s->elements; i++)
         if (!((double)x[i] >= low - slack && (double)x[i] <= high + slack))
             return dm_fail(err, DEMIST_INCOMPATIBLE,
                            "%s: image %lld holds the value %g; images are in [%g, %g], or bytes",
