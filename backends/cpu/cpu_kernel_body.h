@@ -124,12 +124,13 @@ PRODUCT(14)
 typedef void (*product)(struct part p, const float *const *a, const float *b, const float *init,
                         float *c, int64_t ldc, struct cpu_ahead ahead);
 
-/* In parts of at most PART steps of k, whose sums are added: one long chain's rounding would be the
- * largest error of a network. Parts are of taps, or of channels where one tap has more. */
+/* In parts whose sums are added: one long chain's rounding would be the largest error of a network.
+ * Parts are of taps with at most PART steps, or of DEEP channels where one tap has more; where sums
+ * are that deep, so many channels follow that their errors average out. */
 static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
                  const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)
 {
-    enum { PART = 128 };
+    enum { PART = 128, DEEP = 256 };
 #define PAIR(R) {product_##R##x1, product_##R##x2},
     static const product products[CPU_ROWS][2] = {
         PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6)
@@ -138,15 +139,16 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
 #endif
     };
     const product multiply = products[rows - 1][vecs - 1];
-    const int64_t most_taps = k < PART ? PART / (k > 0 ? k : 1) : 1;
-    const int64_t tap_parts = taps > 0 ? (taps + most_taps - 1) / most_taps : 1; /* none: init */
-    const int64_t k_parts = k > PART ? (k + PART - 1) / PART : 1;
-    struct part p = {.add = false};
-    for (int64_t i = 0, tap = 0; i < tap_parts; i++, tap += p.taps) {
-        p.taps = (taps - tap + tap_parts - i - 1) / (tap_parts - i);
-        p.from = 0;
-        for (int64_t j = 0; j < k_parts; j++, p.from += p.k) {
-            p.k = (k - p.from + k_parts - j - 1) / (k_parts - j);
+    struct part p = {.taps = taps, .k = k};
+    if (taps * k <= PART || (taps == 1 && k <= DEEP)) {
+        multiply(p, a, b, init, c, ldc, ahead);
+        return;
+    }
+    const int64_t most_taps = k <= PART / 2 ? PART / (int32_t)k : 1;
+    for (int64_t tap = 0; tap < taps; tap += p.taps) {
+        p.taps = taps - tap < most_taps ? taps - tap : most_taps;
+        for (p.from = 0; p.from < k; p.from += p.k) {
+            p.k = k - p.from < DEEP ? k - p.from : DEEP;
             multiply(p, a + tap * rows, b, p.add ? NULL : init, c, ldc, ahead);
             b += p.taps * p.k * vecs * VW;
             ahead.a += p.taps * p.k * ahead.a_step;
