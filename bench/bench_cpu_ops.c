@@ -67,7 +67,7 @@ static void peak_task(void *arg, int64_t i, int worker)
         rows[r] = a + r * DEPTH;
     for (int n = 0; n < 4000; n++)
         p->k->gemm(p->k->mr, 2, rows, 1, DEPTH, b, NULL, c, p->k->nr,
-                   (struct cpu_ahead){b, b, 0, 0});
+                   &(struct cpu_ahead){b, b, 0, 0});
 }
 
 static double peak(struct harness *h, const struct cpu_kernels *k)

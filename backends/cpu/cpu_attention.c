@@ -128,14 +128,14 @@ static void multiply_keys(const struct call *call, const void **rows_of_q, int r
         const int64_t pairs = cpu_ceil(a->depth, 2);
         const float *b = packed + cpu_panel_at(k, pairs, panel);
         k->gemm16(rows, vecs, rows_of_q, 1, a->depth, b, NULL, scores, ld,
-                  (struct cpu_ahead){b, b + pairs * k->nr, 0, vecs * k->vw});
+                  &(struct cpu_ahead){b, b + pairs * k->nr, 0, vecs * k->vw});
         return;
     }
     const float *const *q = (const float *const *)rows_of_q;
     const float *b = packed + cpu_panel_at(k, a->depth, panel);
     if (k->fused) {
         k->gemm(rows, vecs, q, 1, a->depth, b, NULL, scores, ld,
-                (struct cpu_ahead){b, b + a->depth * k->nr, 0, vecs * k->vw});
+                &(struct cpu_ahead){b, b + a->depth * k->nr, 0, vecs * k->vw});
         return;
     }
     const int64_t part = cpu_ceil(a->depth, 4), width = vecs * k->vw;
@@ -145,7 +145,7 @@ static void multiply_keys(const struct call *call, const void **rows_of_q, int r
         for (int r = 0; r < rows; r++)
             at[r] = q[r] + d;
         k->gemm(rows, vecs, at, 1, cpu_least(part, a->depth - d), b + d * width, NULL, tile, width,
-                (struct cpu_ahead){b, b, 0, 0});
+                &(struct cpu_ahead){b, b, 0, 0});
         for (int r = 0; r < rows; r++)
             if (d == 0)
                 memcpy(scores + r * ld, tile + r * width, (size_t)width * sizeof *tile);
@@ -205,10 +205,10 @@ static void attention_task(void *arg, int64_t task, int worker)
         const float *b = packed + a->k_floats + cpu_panel_at(k, depth, panel);
         const struct cpu_ahead ahead = {b, b + depth * k->nr, 0, width};
         if (a->half)
-            k->gemm16(rows, vecs, pointers, 1, a->keys, b, NULL, tile, width, ahead);
+            k->gemm16(rows, vecs, pointers, 1, a->keys, b, NULL, tile, width, &ahead);
         else
             k->gemm(rows, vecs, (const float *const *)pointers, 1, a->keys, b, NULL, tile, width,
-                    ahead);
+                    &ahead);
         for (int r = 0; r < rows; r++) {
             void *to = cpu_element(run, &a->out, out + r * a->out.stride[3] + column);
             float *row = a->out.bf16 ? tile + r * width : to;
@@ -352,7 +352,7 @@ static void matmul_task(void *arg, int64_t task, int worker)
         const int vecs = cpu_panel_vecs(k, column, m->columns);
         const float *from = b + cpu_panel_at(k, m->depth, panel);
         k->gemm(rows, vecs, pointers, 1, m->depth, from, NULL, tile, vecs * k->vw,
-                (struct cpu_ahead){from, from + m->depth * k->nr, 0, vecs * k->vw});
+                &(struct cpu_ahead){from, from + m->depth * k->nr, 0, vecs * k->vw});
         for (int r = 0; r < rows; r++)
             memcpy(out + (first + r) * m->out.stride[m->outer] + column, tile + r * vecs * k->vw,
                    (size_t)n * sizeof *out);

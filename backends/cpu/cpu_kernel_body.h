@@ -60,15 +60,17 @@ struct part {
 };
 
 #define PRODUCT(R)                                                                                 \
-    static void product_##R##x2(struct part p, const float *const *a, const float *b,              \
-                                const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)  \
+    static void product_##R##x2(const struct part *p, const float *const *a, const float *b,       \
+                                const float *init, float *c, int64_t ldc,                          \
+                                const struct cpu_ahead *at)                                        \
     {                                                                                              \
-        const int64_t from = p.from;                                                               \
+        const int64_t from = p->from, taps = p->taps, k = p->k;                                    \
+        struct cpu_ahead ahead = *at;                                                              \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
         const vf init1 = init ? v_load(init + VW) : v_zero();                                      \
-        REP_##R(START2) for (int64_t tap = 0; tap < p.taps; tap++, a += (R))                       \
+        REP_##R(START2) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
         {                                                                                          \
-            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < p.k; j++, b += 2 * VW)                 \
+            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < k; j++, b += 2 * VW)                   \
             {                                                                                      \
                 __builtin_prefetch(ahead.a);                                                       \
                 ahead.a += ahead.a_step;                                                           \
@@ -78,26 +80,28 @@ struct part {
                 REP_##R(STEP2)                                                                     \
             }                                                                                      \
         }                                                                                          \
-        if (p.add) {                                                                               \
+        if (p->add) {                                                                              \
             REP_##R(ADD2)                                                                          \
         } else {                                                                                   \
             REP_##R(STORE2)                                                                        \
         }                                                                                          \
     }                                                                                              \
-    static void product_##R##x1(struct part p, const float *const *a, const float *b,              \
-                                const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)  \
+    static void product_##R##x1(const struct part *p, const float *const *a, const float *b,       \
+                                const float *init, float *c, int64_t ldc,                          \
+                                const struct cpu_ahead *at)                                        \
     {                                                                                              \
-        const int64_t from = p.from;                                                               \
+        (void)at;                                                                                  \
+        const int64_t from = p->from, taps = p->taps, k = p->k;                                    \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
-        REP_##R(START1) for (int64_t tap = 0; tap < p.taps; tap++, a += (R))                       \
+        REP_##R(START1) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
         {                                                                                          \
-            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < p.k; j++, b += VW)                     \
+            REP_##R(ROW) CPU_UNROLL for (int64_t j = 0; j < k; j++, b += VW)                       \
             {                                                                                      \
                 const vf u0 = v_load(b);                                                           \
                 REP_##R(STEP1)                                                                     \
             }                                                                                      \
         }                                                                                          \
-        if (p.add) {                                                                               \
+        if (p->add) {                                                                              \
             REP_##R(ADD1)                                                                          \
         } else {                                                                                   \
             REP_##R(STORE1)                                                                        \
@@ -121,14 +125,14 @@ PRODUCT(13)
 PRODUCT(14)
 #endif
 
-typedef void (*product)(struct part p, const float *const *a, const float *b, const float *init,
-                        float *c, int64_t ldc, struct cpu_ahead ahead);
+typedef void (*product)(const struct part *p, const float *const *a, const float *b,
+                        const float *init, float *c, int64_t ldc, const struct cpu_ahead *at);
 
 /* In parts whose sums are added: one long chain's rounding would be the largest error of a network.
  * Parts are of taps with at most PART steps, or of DEEP channels where one tap has more; where sums
  * are that deep, so many channels follow that their errors average out. */
 static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
-                 const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)
+                 const float *init, float *c, int64_t ldc, const struct cpu_ahead *ahead)
 {
     enum { PART = 128, DEEP = 256 };
 #define PAIR(R) {product_##R##x1, product_##R##x2},
@@ -141,18 +145,19 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
     const product multiply = products[rows - 1][vecs - 1];
     struct part p = {.taps = taps, .k = k};
     if (taps * k <= PART || (taps == 1 && k <= DEEP)) {
-        multiply(p, a, b, init, c, ldc, ahead);
+        multiply(&p, a, b, init, c, ldc, ahead);
         return;
     }
+    struct cpu_ahead next = *ahead;
     const int64_t most_taps = k <= PART / 2 ? PART / (int32_t)k : 1;
     for (int64_t tap = 0; tap < taps; tap += p.taps) {
         p.taps = taps - tap < most_taps ? taps - tap : most_taps;
         for (p.from = 0; p.from < k; p.from += p.k) {
             p.k = k - p.from < DEEP ? k - p.from : DEEP;
-            multiply(p, a + tap * rows, b, p.add ? NULL : init, c, ldc, ahead);
+            multiply(&p, a + tap * rows, b, p.add ? NULL : init, c, ldc, &next);
             b += p.taps * p.k * vecs * VW;
-            ahead.a += p.taps * p.k * ahead.a_step;
-            ahead.b += p.taps * p.k * ahead.b_step;
+            next.a += p.taps * p.k * next.a_step;
+            next.b += p.taps * p.k * next.b_step;
             p.add = true;
         }
     }
@@ -231,8 +236,9 @@ typedef float factor;
 #define PRODUCT16(R)                                                                               \
     static void product16_##R##x2(int64_t taps, int64_t k, const factor *const *a, const float *b, \
                                   const float *init, float *c, int64_t ldc,                        \
-                                  struct cpu_ahead ahead)                                          \
+                                  const struct cpu_ahead *at)                                      \
     {                                                                                              \
+        struct cpu_ahead ahead = *at;                                                              \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
         const vf init1 = init ? v_load(init + VW) : v_zero();                                      \
         REP_##R(START2) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
@@ -255,9 +261,9 @@ typedef float factor;
     }                                                                                              \
     static void product16_##R##x1(int64_t taps, int64_t k, const factor *const *a, const float *b, \
                                   const float *init, float *c, int64_t ldc,                        \
-                                  struct cpu_ahead ahead)                                          \
+                                  const struct cpu_ahead *at)                                      \
     {                                                                                              \
-        (void)ahead;                                                                               \
+        (void)at;                                                                                  \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
         REP_##R(START1) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
         {                                                                                          \
@@ -292,10 +298,11 @@ PRODUCT16(14)
 #endif
 
 static void gemm16(int rows, int vecs, const void *const *a, int64_t taps, int64_t k,
-                   const float *b, const float *init, float *c, int64_t ldc, struct cpu_ahead ahead)
+                   const float *b, const float *init, float *c, int64_t ldc,
+                   const struct cpu_ahead *ahead)
 {
     typedef void (*product16)(int64_t taps, int64_t k, const factor *const *a, const float *b,
-                              const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
+                              const float *init, float *c, int64_t ldc, const struct cpu_ahead *at);
 #define PAIR16(R) {product16_##R##x1, product16_##R##x2},
     static const product16 products[CPU_ROWS][2] = {
         PAIR16(1) PAIR16(2) PAIR16(3) PAIR16(4) PAIR16(5) PAIR16(6)

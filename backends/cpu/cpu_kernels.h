@@ -42,7 +42,7 @@ struct cpu_kernels {
     /* c[i][0..vecs·vw) = init + Σ_tap Σ_k a[tap·rows + i][k]·b[tap][k][·] for i < rows <= mr;
      * vecs 1 or 2; init [vecs·vw] or NULL for zeros; c's rows are ldc apart. */
     void (*gemm)(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
-                 const float *init, float *c, int64_t ldc, struct cpu_ahead ahead);
+                 const float *init, float *c, int64_t ldc, const struct cpu_ahead *ahead);
 
     /* The same with bf16 weights, summed in float32, of taps·k of each row: bf16 numbers if the
      * level has `bf16`, else floats. b holds two steps of k in each element:
@@ -50,7 +50,7 @@ struct cpu_kernels {
      * odd last step. ahead: for each pair. */
     void (*gemm16)(int rows, int vecs, const void *const *a, int64_t taps, int64_t k,
                    const float *b, const float *init, float *c, int64_t ldc,
-                   struct cpu_ahead ahead);
+                   const struct cpu_ahead *ahead);
     /* n numbers from bf16, to bf16 (nearest, halves to even), and pairs (first[i], second[i]). */
     void (*widen)(int64_t n, const uint16_t *src, float *dst);
     void (*narrow)(int64_t n, const float *src, uint16_t *dst);

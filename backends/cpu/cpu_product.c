@@ -437,10 +437,10 @@ static void direct_task(void *arg, int64_t task, int worker)
             float *to = place ? place : tile;
             if (c->half)
                 k->gemm16(blocks[i].rows, vecs, rows, d->phase->n_taps, c->channels, b,
-                          d->bias + column, to, place ? ld : width, ahead);
+                          d->bias + column, to, place ? ld : width, &ahead);
             else
                 k->gemm(blocks[i].rows, vecs, (const float *const *)rows, d->phase->n_taps,
-                        c->channels, b, d->bias + column, to, place ? ld : width, ahead);
+                        c->channels, b, d->bias + column, to, place ? ld : width, &ahead);
             if (!place)
                 finish_block(d, &blocks[i], column, n, tile, width);
             rows = next;

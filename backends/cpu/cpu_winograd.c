@@ -231,9 +231,9 @@ static void output_task(void *arg, int64_t task, int worker)
             float *to = products + i * position + at * width;
             if (c->half)
                 k->gemm16(rows, vecs, (const void *const *)a, 1, c->channels, b, NULL, to, width,
-                          ahead);
+                          &ahead);
             else
-                k->gemm(rows, vecs, a, 1, c->channels, b, NULL, to, width, ahead);
+                k->gemm(rows, vecs, a, 1, c->channels, b, NULL, to, width, &ahead);
             at += rows;
         }
     }

@@ -256,7 +256,7 @@ static void multiply16(const struct cpu_kernels *k, int vecs, int rows, int64_t 
     }
     memcpy(packed_floats, packed, elements * sizeof *packed);
     k->gemm16(rows, vecs, row, taps, depth, packed_floats, init, out, width,
-              (struct cpu_ahead){packed_floats, packed_floats, 0, 0});
+              &(struct cpu_ahead){packed_floats, packed_floats, 0, 0});
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < 4; j++)
             c[r][j] = out[r * width + j];
