@@ -787,38 +787,44 @@ static void winograd_input(int m, const void *x, bool x_bf16, int64_t row_stride
 }
 
 CPU_INLINE void transform_output(int m, const float *p, int64_t step, int vecs, const float *bias,
-                                 float *tile)
+                                 const struct cpu_patch *add, const struct cpu_patch *out)
 {
     const int size = m + 2;
-    for (int k = 0; k < vecs; k++, p += VW, tile += VW) {
+    for (int64_t k = 0; k < vecs * VW; k += VW) {
         vf d[36], e[6], o[4];
         for (int c = 0; c < size; c++) {
             for (int r = 0; r < size; r++)
-                e[r] = v_load(p + (r * size + c) * step);
+                e[r] = v_load(p + (r * size + c) * step + k);
             if (m == 4)
                 output_4(e, 1, d + c, size);
             else
                 output_2(e, 1, d + c, size);
         }
-        const vf b = v_load(bias + k * VW);
+        const vf b = v_load(bias + k);
         for (int r = 0; r < m; r++) {
             if (m == 4)
                 output_4(d + r * size, 1, o, 1);
             else
                 output_2(d + r * size, 1, o, 1);
-            for (int c = 0; c < m; c++)
-                v_store(tile + (r * m + c) * vecs * VW, o[c] + b);
+            for (int c = 0; c < m; c++) {
+                vf x = o[c] + b;
+                if (add)
+                    x += v_load(add->at + r * add->row + c * add->column + k);
+                v_store(out->at + r * out->row + c * out->column + k, x);
+            }
         }
     }
 }
 
 static void winograd_output(int m, const float *p, int64_t step, int vecs, const float *bias,
-                            float *tile)
+                            const struct cpu_patch *add, const struct cpu_patch *out)
 {
-    if (m == 4)
-        transform_output(4, p, step, vecs, bias, tile);
+    if (m == 4 && add)
+        transform_output(4, p, step, vecs, bias, add, out);
+    else if (m == 4)
+        transform_output(4, p, step, vecs, bias, NULL, out);
     else
-        transform_output(2, p, step, vecs, bias, tile);
+        transform_output(2, p, step, vecs, bias, add, out);
 }
 
 static void transpose(const float *src, int64_t lds, int64_t rows, int64_t columns, float *dst,

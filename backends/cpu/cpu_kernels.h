@@ -31,6 +31,12 @@ struct cpu_ahead {
     int64_t a_step, b_step;
 };
 
+/* Pixels of a picture: (r, c) at r·row + c·column. */
+struct cpu_patch {
+    float *at;
+    int64_t row, column;
+};
+
 struct cpu_kernels {
     const char *name;
     int vw;                        /* floats of a vector */
@@ -88,9 +94,10 @@ struct cpu_kernels {
     void (*winograd_input)(int m, const void *x, bool x_bf16, int64_t row_stride,
                            int64_t pixel_stride, int h, int w, int y0, int x0, int up,
                            int64_t channels, void *v, bool v_bf16, int64_t step);
-    /* Output: (m+2)² vectors of vecs·vw, `step` apart, to tile [m·m][vecs·vw] with bias added. */
+    /* Output: (m+2)² vectors of vecs·vw, `step` apart, to m x m pixels of as many channels, with
+     * bias and, if it is given, `add` added. */
     void (*winograd_output)(int m, const float *p, int64_t step, int vecs, const float *bias,
-                            float *tile);
+                            const struct cpu_patch *add, const struct cpu_patch *out);
 
     /* dst[c·ldd + r] = src[r·lds + c] for r < rows, c < columns */
     void (*transpose)(const float *src, int64_t lds, int64_t rows, int64_t columns, float *dst,

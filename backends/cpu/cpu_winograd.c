@@ -201,6 +201,56 @@ static void finish_tile(const struct winograd *w, int64_t t, int64_t column, int
     cpu_finish_tile(w->run, c->posts, c->n_posts, &c->y, &tile);
 }
 
+/* Tile t's place in the picture, from channel `column` on. */
+static struct cpu_patch patch_of(const struct winograd *w, const struct cpu_grid *g, int64_t t,
+                                 int64_t column)
+{
+    const struct cpu_product *c = w->c;
+    const int64_t image = w->image + t / c->tiles_x / c->tiles_y;
+    const int64_t y = t / c->tiles_x % c->tiles_y * c->winograd, x = t % c->tiles_x * c->winograd;
+    return (struct cpu_patch){cpu_at(w->run, &g->view) + image * g->image + y * g->row +
+                                  x * g->column + column,
+                              g->row, g->column};
+}
+
+/* What is added to the result, if results can go straight to their place: whole tiles of floats,
+ * nothing follows, or a value of floats is added. */
+static bool goes_straight(const struct cpu_product *c, const struct cpu_grid **add)
+{
+    const struct cpu_post *post = c->n_posts > 0 ? &c->posts[0] : NULL;
+    *add = post ? &post->operand : NULL;
+    return c->out_height % c->winograd == 0 && c->out_width % c->winograd == 0 && !c->y.view.bf16 &&
+           c->n_posts <= 1 &&
+           (!post ||
+            (post->op == DEMIST_OP_ADD && post->operand.channel == 1 && !post->operand.view.bf16));
+}
+
+/* From the products at all positions, `position` apart, to the result. */
+static void output_tiles(const struct winograd *w, int64_t first, int64_t count, int64_t column,
+                         const float *products, int64_t position, float *room)
+{
+    const struct cpu_product *c = w->c;
+    const struct cpu_kernels *k = w->run->kernels;
+    const int64_t n = cpu_least(k->nr, c->filters - column);
+    const int vecs = cpu_panel_vecs(k, column, c->filters);
+    const int64_t width = vecs * k->vw;
+    const struct cpu_patch tile = {room, c->winograd * width, width};
+    const struct cpu_grid *add;
+    const bool straight = goes_straight(c, &add) && n == width;
+    for (int64_t t = 0; t < count; t++) {
+        const float *p = products + t * width;
+        if (!straight) {
+            k->winograd_output(c->winograd, p, position, vecs, w->bias + column, NULL, &tile);
+            finish_tile(w, first + t, column, n, room, width);
+            continue;
+        }
+        const struct cpu_patch to = patch_of(w, &c->y, first + t, column);
+        const struct cpu_patch from = add ? patch_of(w, add, first + t, column) : to;
+        k->winograd_output(c->winograd, p, position, vecs, w->bias + column, add ? &from : NULL,
+                           &to);
+    }
+}
+
 static void output_task(void *arg, int64_t task, int worker)
 {
     const struct winograd *w = arg;
@@ -209,11 +259,10 @@ static void output_task(void *arg, int64_t task, int worker)
     const int64_t first = task % w->chunks * w->chunk;
     const int64_t count = cpu_least(w->chunk, w->tiles - first);
     const int64_t panel = task / w->chunks, column = panel * k->nr;
-    const int64_t n = cpu_least(k->nr, c->filters - column);
     const int vecs = cpu_panel_vecs(k, column, c->filters);
     const int64_t width = vecs * k->vw, position = TILES * k->nr + 16;
     const int64_t all = cpu_packed_floats(k, c->steps, c->filters);
-    float *products = cpu_scratch(w->run, worker), *tile = products + positions(c) * position;
+    float *products = cpu_scratch(w->run, worker);
 
     for (int i = 0; i < positions(c); i++) {
         const float *b = w->packed + i * all + cpu_panel_at(k, c->steps, panel);
@@ -237,11 +286,7 @@ static void output_task(void *arg, int64_t task, int worker)
             at += rows;
         }
     }
-    for (int64_t t = 0; t < count; t++) {
-        k->winograd_output(c->winograd, products + t * width, position, vecs, w->bias + column,
-                           tile);
-        finish_tile(w, first + t, column, n, tile, width);
-    }
+    output_tiles(w, first, count, column, products, position, products + positions(c) * position);
 }
 
 void cpu_winograd_run(const struct cpu_run *run, const struct cpu_product *c, const float *packed,
