@@ -14,7 +14,8 @@ installed; ONNX Runtime and OpenVINO get the model by ONNX export with the batch
 
 Outputs are compared with PyTorch's in f32: the largest difference over the largest value. Memory is the
 most that was resident in the process, Python and the compilation included; demist's is that of the
-command (`demist bench`), which needs no Python.
+command (`demist bench`), which needs no Python. With --threads 1 processor time is taken, which busy
+neighbours disturb less.
 """
 import argparse
 import ctypes
@@ -203,18 +204,17 @@ def serve_demist(args):
     lib.demist_session_create.restype = ctypes.c_void_p
     lib.demist_session_error.restype = ctypes.c_char_p
     session = ctypes.c_void_p(lib.demist_session_create())
-    state = {"left": 0, "times": [], "mark": 0.0}
+    state, now = {"left": 0, "times": [], "mark": 0.0}, clock(args)
 
     def on_progress(_, progress):
         if progress.contents.step <= 2:  # the compilation, and a warm-up
             return True
-        now = time.perf_counter()
         state["left"] -= 1
-        state["times"].append(now - state["mark"])
+        state["times"].append(now() - state["mark"])
         if state["left"] <= 0:
             answer(seconds=state["times"]) if state["left"] == 0 else answer(ready=True)
             state["left"], state["times"] = int(sys.stdin.readline() or 0), []
-        state["mark"] = time.perf_counter()
+        state["mark"] = now()
         return state["left"] > 0
 
     def check(status):
@@ -228,6 +228,10 @@ def serve_demist(args):
     lib.demist_session_sample(session, ctypes.byref(options), None)
     if state["mark"] == 0:
         raise RuntimeError(lib.demist_session_error(session).decode())
+
+
+def clock(args):
+    return time.process_time if args.threads == 1 else time.perf_counter
 
 
 def answer(**what):
@@ -246,12 +250,13 @@ def serve(args):
     except Exception as e:  # one engine that cannot must not end the others' comparison
         return answer(failed=str(e).strip().splitlines()[0] if str(e) else type(e).__name__)
     answer(ready=True)
+    now = clock(args)
     for line in sys.stdin:
         seconds = []
         for _ in range(int(line)):
-            start = time.perf_counter()
+            start = now()
             run()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(now() - start)
         answer(seconds=seconds)
 
 
@@ -453,7 +458,7 @@ def main():
         return make_network(args.make, args.folder)
     found = glob.glob("/usr/lib/*/libtcmalloc_minimal.so.*") + glob.glob("/usr/lib/*/libtcmalloc.so.*")
     args.tcmalloc = found[0] if found else None
-    print(f"{describe()}; {args.threads} threads; {versions(args.engines)}; PyTorch with "
+    print(f"{describe()}; {args.threads} threads{', processor time' if args.threads == 1 else ''}; {versions(args.engines)}; PyTorch with "
           f"{'tcmalloc' if found else 'the C library malloc (no tcmalloc found)'}; "
           f"{args.rounds} rounds, alternating")
     with tempfile.TemporaryDirectory() as args.folder:
