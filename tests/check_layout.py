@@ -25,7 +25,7 @@ SOURCES = [*LAYERS, *SHIPPED]
 OTHERS = ['tests', 'docs', 'examples', 'bench', 'scripts']
 # Data, not files of the project's own; and what every folder may have.
 DATA = ['tests/data/', 'tests/fuzz/corpus/']
-COMMON_NAMES = ['meson.build']
+COMMON_NAMES = ['meson.build', '.clang-tidy']
 
 # C11's: nothing of POSIX may be needed to use the ABI.
 C_HEADERS = {name + '.h' for name in '''assert complex ctype errno fenv float inttypes iso646 limits
