@@ -173,45 +173,51 @@ static int rank_of(const struct found *f)
     return f->info.type == DEMIST_DEVICE_GPU ? 2 : f->info.type == DEMIST_DEVICE_ACCELERATOR;
 }
 
-static demist_status choose(struct ocl *o, int32_t index, const struct found **found)
+/* The device that index, or the option, asks for; NULL with *status. */
+static const struct found *choose(struct ocl *o, int32_t index, demist_status *status)
 {
     const demist_host *host = o->host;
     const char *wanted = o->settings.device;
     char *end = NULL;
     const long number = strtol(wanted, &end, 10);
-    if (o->n == 0)
-        return host->fail(host, DEMIST_NOT_FOUND,
-                          "there is no OpenCL device here: install the driver of your GPU, or "
-                          "PoCL (pocl-opencl-icd) for the CPU");
+    const struct found *best = NULL, *unusable = NULL;
+    if (o->n == 0) {
+        *status = host->fail(host, DEMIST_NOT_FOUND,
+                             "there is no OpenCL device here: install the driver of your GPU, or "
+                             "PoCL (pocl-opencl-icd) for the CPU");
+        return NULL;
+    }
     if (index < 0 && *wanted && !*end)
         index = number >= 0 && number < INT32_MAX ? (int32_t)number : INT32_MAX;
-    if (index >= o->n)
-        return host->fail(
-            host, DEMIST_NOT_FOUND,
-            "there is no device %d: OpenCL offers 0 to %d (demist devices lists them)", (int)index,
-            (int)o->n - 1);
-    *found = index >= 0 ? &o->found[index] : NULL;
-    const struct found *unusable = NULL;
+    if (index >= o->n) {
+        *status =
+            host->fail(host, DEMIST_NOT_FOUND,
+                       "there is no device %d: OpenCL offers 0 to %d (demist devices lists them)",
+                       (int)index, (int)o->n - 1);
+        return NULL;
+    }
+    if (index >= 0)
+        best = &o->found[index];
     for (int32_t i = 0; i < o->n && index < 0; i++) {
         const struct found *f = &o->found[i];
         if (!fits(f, wanted))
             continue;
         if (f->info.unusable)
             unusable = f;
-        else if (!*found || rank_of(f) > rank_of(*found))
-            *found = f;
+        else if (!best || rank_of(f) > rank_of(best))
+            best = f;
     }
-    if (!*found && unusable)
-        *found = unusable;
-    if (!*found)
-        return host->fail(host, DEMIST_NOT_FOUND,
-                          "no OpenCL device fits device = %s: give auto, an index, a part of a "
-                          "name, cpu, gpu or accelerator (demist devices lists them)",
-                          wanted);
-    if ((*found)->info.unusable)
-        return host->fail(host, DEMIST_DEVICE, "%s cannot be used: %s", (*found)->name,
-                          (*found)->info.unusable);
-    return DEMIST_OK;
+    if (!best)
+        best = unusable;
+    if (!best)
+        *status = host->fail(host, DEMIST_NOT_FOUND,
+                             "no OpenCL device fits device = %s: give auto, an index, a part of a "
+                             "name, cpu, gpu or accelerator (demist devices lists them)",
+                             wanted);
+    else if (best->info.unusable)
+        *status = host->fail(host, DEMIST_DEVICE, "%s cannot be used: %s", best->name,
+                             best->info.unusable);
+    return best && !best->info.unusable ? best : NULL;
 }
 
 /* --- opening --- */
@@ -264,10 +270,12 @@ static demist_status open_context(demist_device *d, const struct found *f)
 static demist_status open_device(void *self, int32_t index, demist_device **device)
 {
     struct ocl *o = self;
-    const struct found *f = NULL;
+    demist_status status = DEMIST_INTERNAL;
     if (o->n == 0)
         find_devices(o);
-    OCL_TRY(choose(o, index, &f));
+    const struct found *f = choose(o, index, &status);
+    if (!f)
+        return status;
     demist_device *d = o->host->alloc(o->host, sizeof *d, 0);
     if (!d)
         return DEMIST_NO_MEMORY;
@@ -284,7 +292,7 @@ static demist_status open_device(void *self, int32_t index, demist_device **devi
     d->max_allocation = (int64_t)get_ulong(f->id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
     snprintf(d->key, sizeof d->key, "%s\n%s\n%s", f->name, f->detail, f->driver);
     choose_style(d, f);
-    const demist_status status = open_context(d, f);
+    status = open_context(d, f);
     if (status != DEMIST_OK) {
         close_device(d);
         return status;

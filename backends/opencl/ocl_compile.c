@@ -255,6 +255,7 @@ static demist_status define_fixed(demist_program *p, const demist_node *node)
 demist_status ocl_value_of(demist_program *p, const demist_node *node, struct ocl_view *view)
 {
     struct ocl_value *value = &p->values[node->id];
+    *view = value->view;
     if (!value->defined && is_fixed(node))
         OCL_TRY(define_fixed(p, node));
     if (!value->defined)
@@ -314,14 +315,14 @@ static void order_last(int32_t rank, int32_t axis, int32_t *order)
 
 demist_status ocl_result_pixels(demist_program *p, const demist_node *node, struct ocl_view *view)
 {
-    int32_t order[DEMIST_MAX_RANK];
+    int32_t order[DEMIST_MAX_RANK] = {0};
     order_last(node->rank, node->rank > 1 ? 1 : 0, order);
     return ocl_result(p, node, order, view);
 }
 
 demist_status ocl_result_dense(demist_program *p, const demist_node *node, struct ocl_view *view)
 {
-    int32_t order[DEMIST_MAX_RANK];
+    int32_t order[DEMIST_MAX_RANK] = {0};
     order_rows(node->rank, order);
     return ocl_result(p, node, order, view);
 }
@@ -329,7 +330,7 @@ demist_status ocl_result_dense(demist_program *p, const demist_node *node, struc
 demist_status ocl_result_like(demist_program *p, const demist_node *node,
                               const struct ocl_view *like, struct ocl_view *view)
 {
-    int32_t order[DEMIST_MAX_RANK];
+    int32_t order[DEMIST_MAX_RANK] = {0};
     const int32_t first = demist_is_batched(node) ? 1 : 0;
     if (like->rank != node->rank)
         return ocl_result_dense(p, node, view);
@@ -373,7 +374,7 @@ demist_status ocl_need_pixels(demist_program *p, int32_t node, struct ocl_view *
     }
     if (fits)
         return DEMIST_OK;
-    int32_t order[DEMIST_MAX_RANK];
+    int32_t order[DEMIST_MAX_RANK] = {0};
     order_last(view->rank, 1, order);
     return ocl_materialise(p, node, order, view);
 }
@@ -383,14 +384,14 @@ demist_status ocl_need_contiguous(demist_program *p, int32_t node, int32_t axis,
 {
     if (view->stride[axis] == 1 || view->shape[axis] == 1)
         return DEMIST_OK;
-    int32_t order[DEMIST_MAX_RANK];
+    int32_t order[DEMIST_MAX_RANK] = {0};
     order_last(view->rank, axis, order);
     return ocl_materialise(p, node, order, view);
 }
 
 demist_status ocl_need_dense(demist_program *p, int32_t node, struct ocl_view *view)
 {
-    int32_t order[DEMIST_MAX_RANK];
+    int32_t order[DEMIST_MAX_RANK] = {0};
     if (ocl_is_dense(view))
         return DEMIST_OK;
     order_rows(view->rank, order);
@@ -542,9 +543,11 @@ static double flops_of(const demist_node *node)
 {
     if (node->op == DEMIST_OP_FUSED)
         return flops_of(node->body[0]);
+    if (node->n_inputs < 2)
+        return 0;
     double terms = 0, outputs = (double)demist_elements(node);
-    const int64_t *w = node->n_inputs > 1 ? node->inputs[1]->shape : NULL;
-    const demist_node *x = node->n_inputs > 0 ? node->inputs[0] : NULL;
+    const int64_t *w = node->inputs[1]->shape;
+    const demist_node *x = node->inputs[0];
     switch (node->op) {
     case DEMIST_OP_LINEAR:
         terms = (double)w[1];

@@ -45,6 +45,8 @@ static cl_int set_arg(const struct run *run, cl_kernel kernel, cl_uint *at,
     }
     if (arg->kind == OCL_ARG_FLOAT)
         return clSetKernelArg(kernel, (*at)++, sizeof arg->number, &arg->number);
+    if (!run->scalars) /* a one-time step cannot depend on a slot */
+        return CL_INVALID_ARG_VALUE;
     const demist_scalar *slot = &run->scalars[arg->storage];
     if (arg->kind == OCL_ARG_SCALAR) {
         const cl_float value = (cl_float)slot->f;

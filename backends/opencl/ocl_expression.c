@@ -5,30 +5,40 @@
 #include <stdarg.h>
 #include <string.h>
 
-void ocl_expression_init(struct ocl_expression *e)
+/* --- text --- */
+
+struct ocl_text ocl_text_behind(char *buffer, size_t size)
 {
-    e->used = 0;
-    e->text[0] = '\0';
-    e->overflow = false;
-    e->n_operands = e->n_numbers = e->n_known = 0;
+    const size_t used = strlen(buffer);
+    return (struct ocl_text){buffer + used, size - used, false};
 }
 
-static void DEMIST_PRINTF(2, 0) append(struct ocl_expression *e, const char *fmt, va_list args)
+/* n: what vsnprintf returned */
+static void advance(struct ocl_text *text, int n)
 {
-    const size_t left = sizeof e->text - e->used;
-    const int n = vsnprintf(e->text + e->used, left, fmt, args);
-    if (n < 0 || (size_t)n >= left)
-        e->overflow = true;
-    else
-        e->used += (size_t)n;
+    if (n < 0 || (size_t)n >= text->left) {
+        text->overflow = true;
+        return;
+    }
+    text->at += n;
+    text->left -= (size_t)n;
 }
 
-static void DEMIST_PRINTF(2, 3) add_text(struct ocl_expression *e, const char *fmt, ...)
+void ocl_print(struct ocl_text *text, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
-    append(e, fmt, args);
+    advance(text, vsnprintf(text->at, text->left, fmt, args));
     va_end(args);
+}
+
+/* --- building --- */
+
+void ocl_expression_init(struct ocl_expression *e)
+{
+    e->text[0] = '\0';
+    e->overflow = false;
+    e->n_operands = e->n_numbers = e->n_known = 0;
 }
 
 int32_t ocl_expression_operand(struct ocl_expression *e, const demist_node *node,
@@ -67,15 +77,17 @@ int32_t ocl_expression_number(struct ocl_expression *e, float number)
 void ocl_expression_let(struct ocl_expression *e, const demist_node *node, const char *fmt, ...)
 {
     va_list args;
+    struct ocl_text text = ocl_text_behind(e->text, sizeof e->text);
     if (e->n_known == OCL_MAX_CHAIN) {
         e->overflow = true;
         return;
     }
-    add_text(e, "    const T t%d = ", (int)e->n_known);
+    ocl_print(&text, "    const T t%d = ", (int)e->n_known);
     va_start(args, fmt);
-    append(e, fmt, args);
+    advance(&text, vsnprintf(text.at, text.left, fmt, args));
     va_end(args);
-    add_text(e, ";\n");
+    ocl_print(&text, ";\n");
+    e->overflow = e->overflow || text.overflow;
     e->known[e->n_known++] = node;
 }
 
@@ -228,56 +240,36 @@ demist_status ocl_expression_add(demist_program *p, struct ocl_expression *e,
 
 /* --- the source --- */
 
-struct text {
-    char *at;
-    size_t left;
-    bool overflow;
-};
-
-static void DEMIST_PRINTF(2, 3) print(struct text *t, const char *fmt, ...)
+static void print_function(struct ocl_text *t, const struct ocl_expression *e)
 {
-    va_list args;
-    va_start(args, fmt);
-    const int n = vsnprintf(t->at, t->left, fmt, args);
-    va_end(args);
-    if (n < 0 || (size_t)n >= t->left) {
-        t->overflow = true;
-        return;
-    }
-    t->at += n;
-    t->left -= (size_t)n;
-}
-
-static void print_function(struct text *t, const struct ocl_expression *e)
-{
-    print(t, "INLINE T F(value)(T x_");
+    ocl_print(t, "INLINE T F(value)(T x_");
     for (int32_t i = 0; i < e->n_operands; i++)
-        print(t, ", T v%d", (int)i);
+        ocl_print(t, ", T v%d", (int)i);
     for (int32_t i = 0; i < e->n_numbers; i++)
-        print(t, ", float num%d", (int)i);
+        ocl_print(t, ", float num%d", (int)i);
     if (e->n_known > 0)
-        print(t, ")\n{\n%s    return t%d;\n}\n", e->text, (int)e->n_known - 1);
+        ocl_print(t, ")\n{\n%s    return t%d;\n}\n", e->text, (int)e->n_known - 1);
     else
-        print(t, ")\n{\n    return x_;\n}\n");
+        ocl_print(t, ")\n{\n    return x_;\n}\n");
 }
 
 demist_status ocl_expression_source(const demist_host *host, const struct ocl_expression *e,
                                     char *out, size_t size)
 {
-    struct text t = {out, size, e->overflow};
-    print(&t, "#define T float\n#define I int\n#define F(name) name##_s\n");
+    struct ocl_text t = {out, size, e->overflow};
+    ocl_print(&t, "#define T float\n#define I int\n#define F(name) name##_s\n");
     print_function(&t, e);
-    print(&t, "#undef T\n#undef I\n#undef F\n#define T VT\n#define I VI\n"
-              "#define F(name) name##_v\n");
+    ocl_print(&t, "#undef T\n#undef I\n#undef F\n#define T VT\n#define I VI\n"
+                  "#define F(name) name##_v\n");
     print_function(&t, e);
-    print(&t, "#undef T\n#undef I\n#undef F\n");
-    print(&t, "#define NUMBERS ");
+    ocl_print(&t, "#undef T\n#undef I\n#undef F\n");
+    ocl_print(&t, "#define NUMBERS ");
     for (int32_t i = 0; i < e->n_numbers; i++)
-        print(&t, ", float num%d", (int)i);
-    print(&t, "\n#define PASS_NUMBERS ");
+        ocl_print(&t, ", float num%d", (int)i);
+    ocl_print(&t, "\n#define PASS_NUMBERS ");
     for (int32_t i = 0; i < e->n_numbers; i++)
-        print(&t, ", num%d", (int)i);
-    print(&t, "\n");
+        ocl_print(&t, ", num%d", (int)i);
+    ocl_print(&t, "\n");
     if (!t.overflow)
         return DEMIST_OK;
     return host->fail(host, DEMIST_INTERNAL, "a fused kernel has too many parts for its text");

@@ -3,30 +3,9 @@
  * normalisation are such loops too. */
 #include "ocl_program.h"
 
-#include <stdarg.h>
 #include <string.h>
 
 enum { CHUNK = 2048, GROUP = 64, SOURCE = 24576 };
-
-struct source {
-    char *at;
-    size_t left;
-    bool overflow;
-};
-
-static void DEMIST_PRINTF(2, 3) print(struct source *s, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    const int n = vsnprintf(s->at, s->left, fmt, args);
-    va_end(args);
-    if (n < 0 || (size_t)n >= s->left) {
-        s->overflow = true;
-        return;
-    }
-    s->at += n;
-    s->left -= (size_t)n;
-}
 
 /* "o", "i0", "i1", … */
 static const char *name_of(int32_t view, char *name, size_t size)
@@ -38,78 +17,79 @@ static const char *name_of(int32_t view, char *name, size_t size)
     return name;
 }
 
-static void print_arguments(struct source *s, const struct ocl_nest *nest, int32_t n)
+static void print_arguments(struct ocl_text *s, const struct ocl_nest *nest, int32_t n)
 {
     char name[16];
-    print(s, "__kernel void map(OUT(o)");
+    ocl_print(s, "__kernel void map(OUT(o)");
     for (int32_t k = 1; k < n; k++)
-        print(s, ", IN(%s)", name_of(k, name, sizeof name));
-    print(s, ", int width");
+        ocl_print(s, ", IN(%s)", name_of(k, name, sizeof name));
+    ocl_print(s, ", int width");
     for (int32_t d = 1; d < nest->rank - 1; d++)
-        print(s, ", int size%d", (int)d);
+        ocl_print(s, ", int size%d", (int)d);
     for (int32_t k = 0; k < n; k++)
         for (int32_t d = 0; d < nest->rank; d++)
-            print(s, ", int %s_%d", name_of(k, name, sizeof name), (int)d);
-    print(s, " NUMBERS)\n{\n");
+            ocl_print(s, ", int %s_%d", name_of(k, name, sizeof name), (int)d);
+    ocl_print(s, " NUMBERS)\n{\n");
 }
 
 /* Moves the pointers to the row of this work-item. */
-static void print_row(struct source *s, const struct ocl_nest *nest, int32_t n)
+static void print_row(struct ocl_text *s, const struct ocl_nest *nest, int32_t n)
 {
     char name[16];
     for (int32_t k = 0; k < n; k++)
-        print(s, "    %s += %s_at;\n", name_of(k, name, sizeof name), name);
+        ocl_print(s, "    %s += %s_at;\n", name_of(k, name, sizeof name), name);
     if (nest->rank > 1)
-        print(s, "    int row = get_global_id(1);\n");
+        ocl_print(s, "    int row = get_global_id(1);\n");
     for (int32_t d = nest->rank - 2; d >= 0; d--) {
         if (d > 0)
-            print(s, "    const int x%d = row %% size%d;\n    row /= size%d;\n", (int)d, (int)d,
-                  (int)d);
+            ocl_print(s, "    const int x%d = row %% size%d;\n    row /= size%d;\n", (int)d, (int)d,
+                      (int)d);
         else
-            print(s, "    const int x0 = row;\n");
+            ocl_print(s, "    const int x0 = row;\n");
         for (int32_t k = 0; k < n; k++)
-            print(s, "    %s += (long)x%d * %s_%d;\n", name_of(k, name, sizeof name), (int)d, name,
-                  (int)d);
+            ocl_print(s, "    %s += (long)x%d * %s_%d;\n", name_of(k, name, sizeof name), (int)d,
+                      name, (int)d);
     }
 }
 
-static void print_call(struct source *s, const struct ocl_nest *nest, int32_t n, bool vector)
+static void print_call(struct ocl_text *s, const struct ocl_nest *nest, int32_t n, bool vector)
 {
     char name[16];
     const int32_t inner = nest->rank - 1;
-    print(s, "value_%c(0", vector ? 'v' : 's');
+    ocl_print(s, "value_%c(0", vector ? 'v' : 's');
     for (int32_t k = 1; k < n; k++) {
         name_of(k, name, sizeof name);
         if (nest->stride[k][inner] == 0)
-            print(s, vector ? ", (VT)(*%s)" : ", *%s", name);
+            ocl_print(s, vector ? ", (VT)(*%s)" : ", *%s", name);
         else if (nest->stride[k][inner] == 1)
-            print(s, vector ? ", LOADV(%s + x)" : ", %s[x]", name);
+            ocl_print(s, vector ? ", LOADV(%s + x)" : ", %s[x]", name);
         else
-            print(s, ", %s[(long)x * %s_%d]", name, name, (int)inner);
+            ocl_print(s, ", %s[(long)x * %s_%d]", name, name, (int)inner);
     }
-    print(s, " PASS_NUMBERS)");
+    ocl_print(s, " PASS_NUMBERS)");
 }
 
-static void print_loops(struct source *s, const struct ocl_nest *nest, int32_t n, bool wide)
+static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t n, bool wide)
 {
     const int32_t inner = nest->rank - 1;
     bool vectors = wide && nest->stride[0][inner] == 1;
     for (int32_t k = 1; k < n; k++)
         vectors = vectors && nest->stride[k][inner] >= 0 && nest->stride[k][inner] <= 1;
     if (wide)
-        print(s, "    int x = get_global_id(0) * %d;\n    const int end = min(x + %d, width);\n",
-              CHUNK, CHUNK);
+        ocl_print(s,
+                  "    int x = get_global_id(0) * %d;\n    const int end = min(x + %d, width);\n",
+                  CHUNK, CHUNK);
     else
-        print(s, "    int x = get_global_id(0);\n    const int end = min(x + 1, width);\n");
+        ocl_print(s, "    int x = get_global_id(0);\n    const int end = min(x + 1, width);\n");
     if (vectors) {
-        print(s, "    for (; x + VECTOR <= end; x += VECTOR)\n        STOREV(");
+        ocl_print(s, "    for (; x + VECTOR <= end; x += VECTOR)\n        STOREV(");
         print_call(s, nest, n, true);
-        print(s, ", o + x);\n");
+        ocl_print(s, ", o + x);\n");
     }
-    print(s, "    for (; x < end; x++)\n        o[%s] = ",
-          nest->stride[0][inner] == 1 ? "x" : "(long)x * STRIDE");
+    ocl_print(s, "    for (; x < end; x++)\n        o[%s] = ",
+              nest->stride[0][inner] == 1 ? "x" : "(long)x * STRIDE");
     print_call(s, nest, n, false);
-    print(s, ";\n}\n");
+    ocl_print(s, ";\n}\n");
 }
 
 static struct ocl_count rows_of(const struct ocl_nest *nest)
@@ -131,9 +111,8 @@ static demist_status map_kernel(demist_device *device, const struct ocl_expressi
         return DEMIST_NO_MEMORY;
     demist_status status = ocl_expression_source(host, e, text, SOURCE);
     if (status == DEMIST_OK) {
-        const size_t used = strlen(text);
-        struct source s = {text + used, SOURCE - used, false};
-        print(&s, "#define STRIDE o_%d\n", (int)nest->rank - 1);
+        struct ocl_text s = ocl_text_behind(text, SOURCE);
+        ocl_print(&s, "#define STRIDE o_%d\n", (int)nest->rank - 1);
         print_arguments(&s, nest, n);
         print_row(&s, nest, n);
         print_loops(&s, nest, n, device->style == OCL_WIDE);
@@ -149,7 +128,7 @@ static demist_status map_launch(demist_device *device, int32_t node, struct ocl_
 {
     struct ocl_view views[OCL_MAX_OPERANDS + 1] = {*out};
     struct ocl_nest nest;
-    cl_kernel kernel;
+    cl_kernel kernel = NULL;
     const int32_t n = e->n_operands + 1;
     for (int32_t i = 1; i < n; i++)
         views[i] = ocl_broadcast(&e->operand[i - 1].view, out);

@@ -3,56 +3,34 @@
  * one convolution for each phase of its stride. */
 #include "ocl_product.h"
 
-#include <stdarg.h>
 #include <string.h>
 
 enum { SOURCE = 24576, MAX_TAPS = 1024 };
 
 /* --- what follows a product --- */
 
-struct source {
-    char *at;
-    size_t left;
-    bool overflow;
-};
-
-static void DEMIST_PRINTF(2, 3) print(struct source *s, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    const int n = vsnprintf(s->at, s->left, fmt, args);
-    va_end(args);
-    if (n < 0 || (size_t)n >= s->left) {
-        s->overflow = true;
-        return;
-    }
-    s->at += n;
-    s->left -= (size_t)n;
-}
-
-static void print_finish(struct source *s, const struct ocl_expression *after,
+static void print_finish(struct ocl_text *s, const struct ocl_expression *after,
                          const struct ocl_view *operands, char kind)
 {
-    print(s, "#define FINISH_%c(x, n, i, j, o) value_%c(x", kind, kind);
+    ocl_print(s, "#define FINISH_%c(x, n, i, j, o) value_%c(x", kind, kind);
     for (int k = 0; k < after->n_operands; k++) {
         const bool columns = operands[k].stride[3] != 0;
         const char *load = kind == 's' ? "*" : columns ? "LOADV" : "(VT)*";
-        print(s, ", %s(v%d + v%d_at + (long)(n) * v%d_n + (i) * v%d_y + (j) * v%d_x%s)", load, k, k,
-              k, k, k, columns ? " + (o)" : "");
+        ocl_print(s, ", %s(v%d + v%d_at + (long)(n) * v%d_n + (i) * v%d_y + (j) * v%d_x%s)", load,
+                  k, k, k, k, k, columns ? " + (o)" : "");
     }
-    print(s, " PASS_NUMBERS)\n");
+    ocl_print(s, " PASS_NUMBERS)\n");
 }
 
 demist_status ocl_finish_source(const demist_host *host, const struct ocl_expression *after,
                                 const struct ocl_view *operands, char *text, size_t size)
 {
     OCL_TRY(ocl_expression_source(host, after, text, size));
-    const size_t used = strlen(text);
-    struct source s = {text + used, size - used, false};
-    print(&s, "#define OPERANDS ");
+    struct ocl_text s = ocl_text_behind(text, size);
+    ocl_print(&s, "#define OPERANDS ");
     for (int k = 0; k < after->n_operands; k++)
-        print(&s, ", IN(v%d), int v%d_n, int v%d_y, int v%d_x", k, k, k, k);
-    print(&s, " NUMBERS\n");
+        ocl_print(&s, ", IN(v%d), int v%d_n, int v%d_y, int v%d_x", k, k, k, k);
+    ocl_print(&s, " NUMBERS\n");
     print_finish(&s, after, operands, 'v');
     print_finish(&s, after, operands, 's');
     return s.overflow ? host->fail(host, DEMIST_INTERNAL, "a fused kernel is too long") : DEMIST_OK;

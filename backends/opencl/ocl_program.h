@@ -233,14 +233,24 @@ static inline int64_t ocl_value(struct ocl_count count, int64_t images)
     return count.a + count.b * images;
 }
 
+/* --- text of kernels (ocl_expression.c) --- */
+
+struct ocl_text {
+    char *at;
+    size_t left;
+    bool overflow; /* the text is cut short */
+};
+/* Behind the text that `buffer`, of `size` bytes, has. */
+struct ocl_text ocl_text_behind(char *buffer, size_t size);
+void ocl_print(struct ocl_text *text, const char *fmt, ...) DEMIST_PRINTF(2, 3);
+
 /* --- expressions of fused kernels (ocl_expression.c) --- */
 
 /* The body of a function of operands v0, v1, … and numbers num0, num1, …, written once for vectors
  * and once for scalars: types are T, functions F(name). */
 struct ocl_expression {
-    char text[6144];
-    size_t used;
-    bool overflow;
+    char text[6144]; /* the body */
+    bool overflow;   /* something did not fit */
     int32_t n_operands;
     struct {
         const demist_node *node; /* NULL: a value that belongs to no node */

@@ -9,7 +9,7 @@ enum { GROUP = 64 };
 /* Copies x unless its kept axes, in order, come before its reduced ones in dense memory. */
 static demist_status rows_first(demist_program *p, int32_t node, uint32_t axes, struct ocl_view *x)
 {
-    int32_t order[DEMIST_MAX_RANK], n = 0;
+    int32_t order[DEMIST_MAX_RANK] = {0}, n = 0;
     int64_t step = 1;
     bool fits = true;
     for (int32_t i = 0; i < x->rank; i++)

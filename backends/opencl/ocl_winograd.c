@@ -50,10 +50,9 @@ static int64_t positions(const struct ocl_conv *c)
 static demist_status transform(demist_device *device, const struct ocl_conv *c, const char *source,
                                const char *name, char *text, cl_kernel *kernel)
 {
-    char only[32];
-    const size_t used = text ? strlen(text) : 0;
-    snprintf(text ? text + used : only, text ? SOURCE - used : sizeof only, "#define M %d\n",
-             c->winograd);
+    char only[32] = "";
+    struct ocl_text t = text ? ocl_text_behind(text, SOURCE) : ocl_text_behind(only, sizeof only);
+    ocl_print(&t, "#define M %d\n", c->winograd);
     return ocl_kernel(device, source, text ? text : only, name, kernel);
 }
 
