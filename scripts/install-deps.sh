@@ -12,7 +12,7 @@ build="gcc libc6-dev meson ninja-build pkg-config
 # libc-bin and locales carry what the locale tests compile; the clang tools are Debian 12's 14.
 # chromium draws the page that `demist compare --html` writes.
 tests="binutils chromium clang clang-format clang-tidy g++ libc-bin libclang-rt-14-dev
-    libcmocka-dev make locales mandoc ocl-icd-opencl-dev oclgrind pocl-opencl-icd python3 util-linux
+    libclblast-dev libcmocka-dev make locales mandoc ocl-icd-opencl-dev oclgrind pocl-opencl-icd python3 util-linux
     valgrind"
 
 case "${1-}" in

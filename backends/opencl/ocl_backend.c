@@ -229,6 +229,7 @@ static void close_device(demist_device *device)
     const demist_host *host = device->host;
     if (device->queue)
         clFinish(device->queue);
+    ocl_clblast_finish(device);
     ocl_release_kernels(device);
     for (struct ocl_tuned *t = device->tuned, *next; t; t = next) {
         next = t->next;
@@ -251,8 +252,11 @@ static void choose_style(demist_device *d, const struct found *f)
     const int own = native >= 16 ? 16 : native >= 8 ? 8 : 4;
     d->style = wide ? OCL_WIDE : OCL_TILED;
     d->vector = !wide ? 1 : d->settings.vector ? d->settings.vector : own;
-    d->columns = wide ? 2 * d->vector : 64;
-    d->rows = !wide ? 64 : d->vector == 16 ? 12 : 6;
+    const int rows[2][OCL_MAX_TILES] = {{6, 4, 8}, {12, 8, 6}},
+              sides[OCL_MAX_TILES] = {64, 32, 128};
+    for (int i = 0; i < OCL_MAX_TILES; i++)
+        d->tiles[i] = wide ? (struct ocl_tile){rows[d->vector == 16][i], 2 * d->vector}
+                           : (struct ocl_tile){sides[i], sides[i]};
 }
 
 static demist_status open_context(demist_device *d, const struct found *f)
@@ -293,6 +297,10 @@ static demist_status open_device(void *self, int32_t index, demist_device **devi
     snprintf(d->key, sizeof d->key, "%s\n%s\n%s", f->name, f->detail, f->driver);
     choose_style(d, f);
     status = open_context(d, f);
+    if (status == DEMIST_OK && o->settings.clblast == OCL_CLBLAST_ALWAYS && !ocl_has_clblast(d))
+        status = o->host->fail(o->host, DEMIST_CONFIG,
+                               "clblast = always: this build has no CLBlast; install it "
+                               "(libclblast-dev) and build again, or say auto");
     if (status != DEMIST_OK) {
         close_device(d);
         return status;
@@ -329,6 +337,7 @@ enum {
     OPTION_CACHE,
     OPTION_KERNELS,
     OPTION_VECTOR,
+    OPTION_CLBLAST,
     OPTION_BUILD
 };
 
@@ -345,6 +354,7 @@ static demist_status create(const demist_host *host, const demist_value *const *
         .tuning = values[OPTION_TUNING]->integer == 0,
         .hide_fp64 = values[OPTION_FP64]->integer == 1,
         .style = (int)values[OPTION_KERNELS]->integer - 1,
+        .clblast = (enum ocl_clblast)values[OPTION_CLBLAST]->integer,
         .vector = values[OPTION_VECTOR]->integer ? 2 << values[OPTION_VECTOR]->integer : 0,
     };
     o->found = host->alloc(host, sizeof *o->found * MAX_DEVICES, 0);
@@ -541,6 +551,7 @@ static void event_destroy(demist_event *event)
 static const char *const tuning_choices[] = {"cached", "off", NULL};
 static const char *const fp64_choices[] = {"auto", "off", NULL};
 static const char *const kernel_choices[] = {"auto", "wide", "tiled", NULL};
+static const char *const clblast_choices[] = {"auto", "off", "always", NULL};
 static const char *const vector_choices[] = {"auto", "4", "8", "16", NULL};
 
 static const demist_option option_device = {
@@ -595,6 +606,15 @@ static const demist_option option_vector = {
     .choices = vector_choices,
 };
 
+static const demist_option option_clblast = {
+    .size = sizeof option_clblast,
+    .key = "clblast",
+    .doc = "auto takes it where tuning measures it to be faster; always, wherever it fits",
+    .type = DEMIST_OPTION_ENUM,
+    .default_value = "auto",
+    .choices = clblast_choices,
+};
+
 static const demist_option option_build = {
     .size = sizeof option_build,
     .key = "build_options",
@@ -603,11 +623,15 @@ static const demist_option option_build = {
     .default_value = "",
 };
 
-static const demist_option *const options[] = {
-    [OPTION_DEVICE] = &option_device,   [OPTION_TUNING] = &option_tuning,
-    [OPTION_FP64] = &option_fp64,       [OPTION_CACHE] = &option_cache,
-    [OPTION_KERNELS] = &option_kernels, [OPTION_VECTOR] = &option_vector,
-    [OPTION_BUILD] = &option_build,     NULL};
+static const demist_option *const options[] = {[OPTION_DEVICE] = &option_device,
+                                               [OPTION_TUNING] = &option_tuning,
+                                               [OPTION_FP64] = &option_fp64,
+                                               [OPTION_CACHE] = &option_cache,
+                                               [OPTION_KERNELS] = &option_kernels,
+                                               [OPTION_VECTOR] = &option_vector,
+                                               [OPTION_CLBLAST] = &option_clblast,
+                                               [OPTION_BUILD] = &option_build,
+                                               NULL};
 
 static const demist_backend_vtable vtable = {
     .size = sizeof vtable,

@@ -19,10 +19,8 @@ enum { N_PARTS = 9 };
 static void collect_parts(const demist_device *d, const char *source, const char *before,
                           char *defines, size_t size, const char **parts)
 {
-    snprintf(defines, size,
-             "#pragma OPENCL FP_CONTRACT OFF\n#define VECTOR %d\n#define COLUMNS %d\n"
-             "#define ROWS %d\n#define %s 1\n%s",
-             d->vector, d->columns, d->rows, d->style == OCL_WIDE ? "WIDE" : "TILED",
+    snprintf(defines, size, "#pragma OPENCL FP_CONTRACT OFF\n#define VECTOR %d\n#define %s 1\n%s",
+             d->vector, d->style == OCL_WIDE ? "WIDE" : "TILED",
              d->fp64 ? "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#define FP64 1\n" : "");
     const char *all[N_PARTS] = {
         defines,

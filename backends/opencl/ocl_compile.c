@@ -539,10 +539,10 @@ static int32_t ready_after(const demist_program *p, const demist_node *node, int
     return ready;
 }
 
-static double flops_of(const demist_node *node)
+double ocl_node_flops(const demist_node *node)
 {
     if (node->op == DEMIST_OP_FUSED)
-        return flops_of(node->body[0]);
+        return ocl_node_flops(node->body[0]);
     if (node->n_inputs < 2)
         return 0;
     double terms = 0, outputs = (double)demist_elements(node);
@@ -578,7 +578,7 @@ static demist_status add_nodes(demist_program *p, const demist_graph *graph)
         const demist_node *node = graph->nodes[i];
         const int32_t before = p->steps.n;
         OCL_TRY(add_node(p, node));
-        p->flops += flops_of(node);
+        p->flops += ocl_node_flops(node);
         if (is_fixed(node) || node->op == DEMIST_OP_INPUT)
             continue;
         struct ocl_value *value = &p->values[i];

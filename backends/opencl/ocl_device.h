@@ -10,7 +10,7 @@
 
 #include <stdio.h>
 
-enum { OCL_SLACK = 256 }; /* bytes behind every buffer: vectors may read over a row's end */
+enum { OCL_SLACK = 512 }; /* bytes behind every buffer: vectors may read over a row's end */
 
 /* Kinds of kernels: one work-item a tile with wide vectors, for CPUs; or work-groups that share
  * tiles in local memory, for everything else. */
@@ -40,9 +40,15 @@ struct ocl_built { /* a program */
 
 /* One of the ways to compute a product (ocl_tune.c chooses). */
 enum ocl_algorithm { OCL_DIRECT, OCL_WINOGRAD_2, OCL_WINOGRAD_4 };
+enum { OCL_MAX_TILES = 3, OCL_CLBLAST = -1 };
 struct ocl_variant {
     enum ocl_algorithm algorithm;
-    int tile;
+    int tile; /* of the device's, or OCL_CLBLAST */
+};
+
+/* What a work-item (WIDE) or a work-group (TILED) computes of a product. */
+struct ocl_tile {
+    int rows, columns;
 };
 
 struct ocl_tuned {
@@ -56,6 +62,7 @@ struct ocl_settings { /* the options */
     bool tuning, hide_fp64;
     int style;  /* −1: by the device's type */
     int vector; /* 0: by the device */
+    enum ocl_clblast { OCL_CLBLAST_AUTO, OCL_CLBLAST_OFF, OCL_CLBLAST_ALWAYS } clblast;
 };
 
 struct demist_device {
@@ -68,10 +75,10 @@ struct demist_device {
     cl_context context;
     cl_command_queue queue; /* for what compile does */
     char key[640];          /* what a binary is good for: device, version, driver */
-    bool fp64, says_compiling;
+    bool fp64, says_compiling, used_clblast;
     enum ocl_style style;
-    int vector;        /* floats of a vector in WIDE kernels; 1 in TILED ones */
-    int rows, columns; /* of a product's tile */
+    int vector;                           /* floats of a vector in WIDE kernels; 1 in TILED ones */
+    struct ocl_tile tiles[OCL_MAX_TILES]; /* the one that a rule takes first; columns ≤ 128 */
     size_t max_group;
     int64_t max_allocation;
     struct ocl_built *built;
@@ -119,6 +126,22 @@ void ocl_queue_destroy(demist_queue *queue);
 demist_status ocl_kernel(demist_device *device, const char *source, const char *before,
                          const char *name, cl_kernel *kernel);
 void ocl_release_kernels(demist_device *device);
+
+/* --- ocl_clblast.c --- */
+
+/* Whether the build has CLBlast, and the device can use it. */
+bool ocl_has_clblast(const demist_device *device);
+/* c [rows, columns] = a [rows, depth]·b [depth, columns], `n` times; rows are *_ld floats apart,
+ * matrices *_step, everything starts at *_at. */
+struct ocl_gemm {
+    size_t rows, columns, depth, n;
+    cl_mem a, b, c;
+    size_t a_at, b_at, c_at, a_ld, b_ld, c_ld, a_step, b_step, c_step;
+};
+demist_status ocl_clblast_run(demist_device *device, cl_command_queue queue,
+                              const struct ocl_gemm *gemm);
+/* To be called while the context is alive. */
+void ocl_clblast_finish(demist_device *device);
 
 /* --- ocl_cache.c --- */
 

@@ -56,8 +56,44 @@ static cl_int set_arg(const struct run *run, cl_kernel kernel, cl_uint *at,
     return clSetKernelArg(kernel, (*at)++, sizeof half, &half);
 }
 
+/* Arguments as add_gemm of ocl_product.c puts them. */
+static demist_status run_gemm(const struct run *run, const struct ocl_launch *l)
+{
+    enum { VALUES = 3, NUMBERS = 10 };
+    size_t at[VALUES], n[NUMBERS];
+    cl_mem memory[VALUES];
+    for (int i = 0; i < VALUES; i++) {
+        const struct ocl_place_of *place = &run->places[l->args[i].storage];
+        memory[i] = place->memory;
+        at[i] = (size_t)(place->offset / 4 + l->args[i].offset);
+    }
+    for (int i = 0; i < NUMBERS; i++)
+        n[i] = (size_t)ocl_value(l->args[VALUES + i].count, run->images);
+    const struct ocl_gemm gemm = {
+        .rows = n[0],
+        .columns = n[1],
+        .depth = n[2],
+        .n = n[3],
+        .a = memory[0],
+        .b = memory[1],
+        .c = memory[2],
+        .a_at = at[0],
+        .b_at = at[1],
+        .c_at = at[2],
+        .a_ld = n[4],
+        .b_ld = n[5],
+        .c_ld = n[6],
+        .a_step = n[7],
+        .b_step = n[8],
+        .c_step = n[9],
+    };
+    return ocl_clblast_run(run->program->device, run->queue, &gemm);
+}
+
 static demist_status run_launch(const struct run *run, const struct ocl_launch *l)
 {
+    if (!l->kernel)
+        return run_gemm(run, l);
     size_t global[3];
     cl_uint at = 0;
     for (int32_t i = 0; i < l->n_args; i++)

@@ -37,7 +37,7 @@ void ocl_print(struct ocl_text *text, const char *fmt, ...)
 void ocl_expression_init(struct ocl_expression *e)
 {
     e->text[0] = '\0';
-    e->overflow = false;
+    e->overflow = e->in_place = false;
     e->n_operands = e->n_numbers = e->n_known = 0;
 }
 

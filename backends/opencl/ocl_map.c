@@ -52,11 +52,18 @@ static void print_row(struct ocl_text *s, const struct ocl_nest *nest, int32_t n
     }
 }
 
-static void print_call(struct ocl_text *s, const struct ocl_nest *nest, int32_t n, bool vector)
+static void print_call(struct ocl_text *s, const struct ocl_nest *nest, int32_t n, bool in_place,
+                       bool vector)
 {
     char name[16];
     const int32_t inner = nest->rank - 1;
-    ocl_print(s, "value_%c(0", vector ? 'v' : 's');
+    ocl_print(s, "value_%c(", vector ? 'v' : 's');
+    if (!in_place)
+        ocl_print(s, "0");
+    else if (nest->stride[0][inner] == 1)
+        ocl_print(s, vector ? "LOADV(o + x)" : "o[x]");
+    else
+        ocl_print(s, "o[(long)x * STRIDE]");
     for (int32_t k = 1; k < n; k++) {
         name_of(k, name, sizeof name);
         if (nest->stride[k][inner] == 0)
@@ -69,7 +76,8 @@ static void print_call(struct ocl_text *s, const struct ocl_nest *nest, int32_t 
     ocl_print(s, " PASS_NUMBERS)");
 }
 
-static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t n, bool wide)
+static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t n, bool in_place,
+                        bool wide)
 {
     const int32_t inner = nest->rank - 1;
     bool vectors = wide && nest->stride[0][inner] == 1;
@@ -83,12 +91,12 @@ static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t
         ocl_print(s, "    int x = get_global_id(0);\n    const int end = min(x + 1, width);\n");
     if (vectors) {
         ocl_print(s, "    for (; x + VECTOR <= end; x += VECTOR)\n        STOREV(");
-        print_call(s, nest, n, true);
+        print_call(s, nest, n, in_place, true);
         ocl_print(s, ", o + x);\n");
     }
     ocl_print(s, "    for (; x < end; x++)\n        o[%s] = ",
               nest->stride[0][inner] == 1 ? "x" : "(long)x * STRIDE");
-    print_call(s, nest, n, false);
+    print_call(s, nest, n, in_place, false);
     ocl_print(s, ";\n}\n");
 }
 
@@ -115,7 +123,7 @@ static demist_status map_kernel(demist_device *device, const struct ocl_expressi
         ocl_print(&s, "#define STRIDE o_%d\n", (int)nest->rank - 1);
         print_arguments(&s, nest, n);
         print_row(&s, nest, n);
-        print_loops(&s, nest, n, device->style == OCL_WIDE);
+        print_loops(&s, nest, n, e->in_place, device->style == OCL_WIDE);
         status = s.overflow ? host->fail(host, DEMIST_INTERNAL, "a fused kernel is too long")
                             : ocl_kernel(device, "empty.cl", text, "map", kernel);
     }

@@ -13,7 +13,9 @@ static demist_status add_product(demist_program *p, int32_t node, const struct o
                                  const struct ocl_expression *after)
 {
     const int32_t one_tap[2] = {0, 0};
+    const struct ocl_tile tile = p->device->tiles[0];
     struct ocl_product c = {
+        .tile = tile,
         .a = *a,
         .b = *b,
         .y = *y,
@@ -29,7 +31,7 @@ static demist_status add_product(demist_program *p, int32_t node, const struct o
         .stride = {1, 1},
         .in_height = 1,
         .in_width = y->shape[2],
-        .b_panel = p->device->columns,
+        .b_panel = tile.columns,
         .b_row = b->stride[2],
         .z = ocl_times(ocl_images(y), y->shape[1]),
         .z_inner = y->shape[1],

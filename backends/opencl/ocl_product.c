@@ -57,15 +57,97 @@ static demist_status product_kernel(demist_device *device, const struct ocl_prod
     char *text = host->alloc(host, SOURCE, 0);
     if (!text)
         return DEMIST_NO_MEMORY;
-    demist_status status = ocl_finish_source(host, after, c->operands, text, SOURCE);
+    demist_status status = ocl_finish_source(host, after, c->operands, text, SOURCE - 64);
+    struct ocl_text t = ocl_text_behind(text, SOURCE);
+    ocl_print(&t, "#define ROWS %d\n#define COLUMNS %d\n", c->tile.rows, c->tile.columns);
     if (status == DEMIST_OK)
         status = ocl_kernel(device, "product.cl", text, "product", kernel);
     host->free(host, text);
     return status;
 }
 
+/* --- the same by CLBlast --- */
+
+/* Bias, activation and so on: a pass over the result. */
+static demist_status add_after(demist_program *p, int32_t node, const struct ocl_product *c)
+{
+    struct ocl_expression e = *c->after;
+    const struct ocl_view y = {.storage = c->y.storage,
+                               .offset = c->y.offset,
+                               .rank = 4,
+                               .batched = c->images.b != 0,
+                               .shape = {c->images.a, c->height, c->width, c->columns},
+                               .stride = {c->y_strides[0], c->y_strides[1], c->y_strides[2], 1}};
+    e.in_place = true;
+    for (int32_t k = 0; k < e.n_operands; k++) {
+        struct ocl_view *v = &e.operand[k].view;
+        *v = c->operands[k];
+        v->batched = y.batched;
+        for (int32_t i = 0; i < 4; i++)
+            v->shape[i] = v->stride[i] == 0 && (i > 0 || !y.batched) ? 1 : y.shape[i];
+    }
+    return ocl_add_map(p, node, &e, &y);
+}
+
+/* Its arguments are read by run_gemm of ocl_execute.c. */
+static demist_status add_gemm(demist_program *p, int32_t node, const struct ocl_product *c)
+{
+    struct ocl_draft d;
+    const int step = c->height * c->width == 1 ? 0 : 2; /* from row to row */
+    const struct ocl_expression *after = c->after;
+    ocl_draft_init(&d, node, NULL);
+    ocl_put_in(&d, &c->a);
+    ocl_put_in(&d, &c->b);
+    ocl_put_out(&d, &c->y);
+    ocl_put_count(&d, ocl_times(c->images, c->height * c->width));
+    ocl_put_int(&d, c->columns);
+    ocl_put_int(&d, c->depth);
+    ocl_put_count(&d, c->z);
+    ocl_put_int(&d, c->a_strides[step]);
+    ocl_put_int(&d, c->b_row);
+    ocl_put_int(&d, c->y_strides[step]);
+    ocl_put_int(&d, c->a_z[0]);
+    ocl_put_int(&d, c->b_z[0]);
+    ocl_put_int(&d, c->y_z[0]);
+    OCL_TRY(ocl_add_launch(p, &d.launch));
+    const bool passes_on = !after || (after->n_known <= 1 && after->n_operands == 0);
+    return passes_on ? DEMIST_OK : add_after(p, node, c);
+}
+
+struct ocl_tile ocl_tile_of(const demist_device *device, const struct ocl_variant *variant,
+                            int64_t columns)
+{
+    if (variant->tile == OCL_CLBLAST)
+        return (struct ocl_tile){1, (int)columns};
+    return device->tiles[variant->tile];
+}
+
+demist_status ocl_choose_tile(demist_program *p, const demist_node *node, bool plain,
+                              struct ocl_variant *variant)
+{
+    const double least = 2e6; /* less is not worth measuring */
+    const enum ocl_clblast blast = p->device->settings.clblast;
+    struct ocl_variant variants[OCL_MAX_TILES + 1];
+    int32_t n = 0;
+    const bool gemm = plain && p->precision == DEMIST_PRECISION_F32 && blast != OCL_CLBLAST_OFF &&
+                      ocl_has_clblast(p->device);
+    if (gemm && blast == OCL_CLBLAST_ALWAYS) {
+        variant->tile = OCL_CLBLAST;
+        return DEMIST_OK;
+    }
+    for (int i = 0; i < OCL_MAX_TILES; i++)
+        variants[n++] = (struct ocl_variant){variant->algorithm, i};
+    if (gemm)
+        variants[n++] = (struct ocl_variant){variant->algorithm, OCL_CLBLAST};
+    if (ocl_node_flops(node) * (double)p->max_batch < least && !p->device->forced)
+        n = 1;
+    return ocl_choose(p, node, n, variants, variant);
+}
+
 demist_status ocl_product_add(demist_program *p, int32_t node, const struct ocl_product *c)
 {
+    if (c->clblast)
+        return add_gemm(p, node, c);
     struct ocl_expression nothing;
     struct ocl_draft d;
     cl_kernel kernel;
@@ -108,21 +190,21 @@ demist_status ocl_product_add(demist_program *p, int32_t node, const struct ocl_
         ocl_put_int(&d, c->y_z[i]);
     ocl_put_int(&d, c->column_z);
     ocl_put_finish(&d, after, c->operands);
-    const bool wide = p->device->style == OCL_WIDE;
-    const size_t local = wide ? 1 : 16;
-    ocl_put_range(&d, 0, rows, wide ? p->device->rows : 4, local);
-    ocl_put_range(&d, 1, (struct ocl_count){c->columns, 0}, wide ? p->device->columns : 4, local);
+    const size_t local = p->device->style == OCL_WIDE ? 1 : 16;
+    ocl_put_range(&d, 0, rows, c->tile.rows / (int64_t)local, local);
+    ocl_put_range(&d, 1, (struct ocl_count){c->columns, 0}, c->tile.columns / (int64_t)local,
+                  local);
     ocl_put_range(&d, 2, c->z, 1, 1);
     return ocl_add_launch(p, &d.launch);
 }
 
-/* --- packing: [group][panel][tap][depth][COLUMNS], zeros behind the last column --- */
+/* --- packing: [group][panel][tap][depth][tile.columns], zeros behind the last column --- */
 
 static demist_status pack(demist_program *p, const struct ocl_conv *c, int32_t n_taps,
                           const int32_t *offsets, struct ocl_view *packed)
 {
-    const int64_t panels = ocl_panels(p->device, c->columns);
-    const int64_t elements = c->groups * panels * n_taps * c->depth * p->device->columns;
+    const int64_t panels = ocl_panels(c->tile, c->columns);
+    const int64_t elements = c->groups * panels * n_taps * c->depth * c->tile.columns;
     struct ocl_draft d;
     cl_kernel kernel;
     const struct ocl_view at = {.storage = ocl_new_ints(p, n_taps, offsets)};
@@ -141,8 +223,9 @@ static demist_status pack(demist_program *p, const struct ocl_conv *c, int32_t n
     ocl_put_int(&d, c->w_depth);
     ocl_put_int(&d, c->w_group);
     ocl_put_int(&d, panels);
+    ocl_put_int(&d, c->tile.columns);
     const bool wide = p->device->style == OCL_WIDE;
-    ocl_put_range(&d, 0, (struct ocl_count){p->device->columns, 0}, wide ? p->device->columns : 1,
+    ocl_put_range(&d, 0, (struct ocl_count){c->tile.columns, 0}, wide ? c->tile.columns : 1,
                   wide ? 1 : 64);
     ocl_put_range(&d, 1, (struct ocl_count){n_taps * c->depth, 0}, 1, 1);
     ocl_put_range(&d, 2, (struct ocl_count){panels * c->groups, 0}, 1, 1);
@@ -162,6 +245,8 @@ static demist_status add_phase(demist_program *p, const struct ocl_conv *c,
                                const struct ocl_view *operands)
 {
     struct ocl_product product = {
+        .tile = c->tile,
+        .clblast = c->clblast,
         .a = c->x,
         .y = *y,
         .n_taps = phase->n_taps,
@@ -175,13 +260,12 @@ static demist_status add_phase(demist_program *p, const struct ocl_conv *c,
         .stride = {phase->stride[0], phase->stride[1]},
         .in_height = c->x.shape[2],
         .in_width = c->x.shape[3],
-        .b_panel = phase->n_taps * c->depth * p->device->columns,
-        .b_row = p->device->columns,
+        .b_panel = phase->n_taps * c->depth * c->tile.columns,
+        .b_row = c->tile.columns,
         .z = {c->groups, 0},
         .z_inner = c->groups,
         .a_z = {0, c->depth},
-        .b_z = {0,
-                ocl_panels(p->device, c->columns) * phase->n_taps * c->depth * p->device->columns},
+        .b_z = {0, ocl_panels(c->tile, c->columns) * phase->n_taps * c->depth * c->tile.columns},
         .y_z = {0, c->columns},
         .column_z = c->columns,
         .after = &c->after,
@@ -356,6 +440,34 @@ static demist_status build_chain(demist_program *p, const struct ocl_fused *f, s
 
 /* --- ops --- */
 
+/* A product of plain matrices: the rows of all images are equally far apart. */
+static bool is_plain(const struct ocl_conv *c)
+{
+    const demist_attrs *a = &c->attrs;
+    const int64_t *x = c->x.stride, *y = c->y.stride;
+    const int64_t height = c->y.shape[2], width = c->y.shape[3];
+    const bool one_image = !c->x.batched && c->x.shape[0] == 1;
+    bool fits = c->groups == 1 && c->w.shape[2] == 1 && c->w.shape[3] == 1 &&
+                a->conv.stride[0] == 1 && a->conv.stride[1] == 1;
+    for (int i = 0; i < 4; i++)
+        fits = fits && a->conv.pad[i] == 0;
+    if (height == 1 && width == 1)
+        return fits && x[0] >= c->depth && y[0] >= c->columns;
+    fits = fits && x[3] >= c->depth && y[3] >= c->columns;
+    fits = fits && (height == 1 || (x[2] == width * x[3] && y[2] == width * y[3]));
+    return fits && (one_image || (x[0] == height * width * x[3] && y[0] == height * width * y[3]));
+}
+
+static demist_status choose_tile(demist_program *p, const demist_node *node, struct ocl_conv *c,
+                                 struct ocl_variant *variant)
+{
+    const bool transposed = node->op == DEMIST_OP_CONV_TRANSPOSE2D;
+    OCL_TRY(ocl_choose_tile(p, node, c->winograd > 0 || (!transposed && is_plain(c)), variant));
+    c->tile = ocl_tile_of(p->device, variant, c->columns);
+    c->clblast = variant->tile == OCL_CLBLAST;
+    return DEMIST_OK;
+}
+
 static demist_status add_conv(demist_program *p, const struct ocl_fused *f)
 {
     const demist_node *node = f->chain[0];
@@ -381,6 +493,7 @@ static demist_status add_conv(demist_program *p, const struct ocl_fused *f)
     c.winograd = variant.algorithm == OCL_WINOGRAD_2   ? 2
                  : variant.algorithm == OCL_WINOGRAD_4 ? 4
                                                        : 0;
+    OCL_TRY(choose_tile(p, node, &c, &variant));
     if (transposed)
         OCL_TRY(add_transposed(p, &c));
     else if (c.winograd)
@@ -447,6 +560,8 @@ static demist_status add_linear(demist_program *p, const struct ocl_fused *f)
     c.w_depth = w.stride[1];
     c.attrs.conv.stride[0] = c.attrs.conv.stride[1] = 1;
     c.attrs.conv.dilation[0] = c.attrs.conv.dilation[1] = 1;
+    struct ocl_variant variant = {OCL_DIRECT, 0};
+    OCL_TRY(choose_tile(p, node, &c, &variant));
     OCL_TRY(add_direct(p, &c));
     ocl_set_result(p, f->result, &result);
     return DEMIST_OK;

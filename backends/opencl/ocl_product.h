@@ -8,6 +8,8 @@
 /* y(z, n, i, j)[o] = value(Σ_t Σ_k a(z, n, i·sy + dy_t, j·sx + dx_t)[k] · b(z, t·depth + k)[o]);
  * n, i, j: the rows; a's k and y's o are contiguous; a is 0 outside. All strides in elements. */
 struct ocl_product {
+    struct ocl_tile tile;    /* of the kernel, or for CLBlast all columns */
+    bool clblast;            /* one tap, rows and matrices equally far apart, z_inner 1 */
     struct ocl_view a, b, y; /* storages and offsets */
     int32_t taps;            /* storage with (dy, dx) of each tap */
     int32_t n_taps;
@@ -15,7 +17,7 @@ struct ocl_product {
     int64_t height, width, columns, depth; /* of the result; of one tap */
     int64_t a_strides[3], y_strides[3];    /* image, row, column */
     int64_t stride[2], in_height, in_width;
-    int64_t b_panel, b_row; /* between panels of COLUMNS, between values of k */
+    int64_t b_panel, b_row; /* between panels of tile.columns, between values of k */
     struct ocl_count z;     /* z = z0·z_inner + z1 */
     int64_t z_inner, a_z[2], b_z[2], y_z[2];
     int64_t column_z;                   /* columns of operands that z1 skips */
@@ -31,9 +33,17 @@ demist_status ocl_finish_source(const demist_host *host, const struct ocl_expres
 void ocl_put_finish(struct ocl_draft *d, const struct ocl_expression *after,
                     const struct ocl_view *operands);
 
-static inline int64_t ocl_panels(const demist_device *device, int64_t columns)
+/* The tile of a variant for a product of so many columns. */
+struct ocl_tile ocl_tile_of(const demist_device *device, const struct ocl_variant *variant,
+                            int64_t columns);
+/* The fastest tile for a node whose algorithm is chosen, or CLBlast if the product is one of plain
+ * matrices. */
+demist_status ocl_choose_tile(demist_program *p, const demist_node *node, bool plain,
+                              struct ocl_variant *variant);
+
+static inline int64_t ocl_panels(struct ocl_tile tile, int64_t columns)
 {
-    return (columns + device->columns - 1) / device->columns;
+    return (columns + tile.columns - 1) / tile.columns;
 }
 
 /* A convolution with what follows it. */
@@ -44,6 +54,8 @@ struct ocl_conv {
     int64_t w_column, w_depth, w_group; /* strides of w */
     demist_attrs attrs;
     int winograd; /* M of F(M x M, 3x3); 0: direct */
+    struct ocl_tile tile;
+    bool clblast;
     struct ocl_expression after;
     struct ocl_view operands[OCL_MAX_OPERANDS];
 };

@@ -74,7 +74,7 @@ struct ocl_arg {
 
 struct ocl_launch {
     int32_t node;
-    cl_kernel kernel;           /* the device's */
+    cl_kernel kernel;           /* the device's; NULL: CLBlast, args as ocl_product.c puts them */
     struct ocl_count global[3]; /* what there is to do along each axis */
     int64_t each[3];            /* of which a work-item does so many */
     size_t local[3];
@@ -251,6 +251,7 @@ void ocl_print(struct ocl_text *text, const char *fmt, ...) DEMIST_PRINTF(2, 3);
 struct ocl_expression {
     char text[6144]; /* the body */
     bool overflow;   /* something did not fit */
+    bool in_place;   /* in a map: x_ is what the result has there; otherwise 0 */
     int32_t n_operands;
     struct {
         const demist_node *node; /* NULL: a value that belongs to no node */
@@ -320,6 +321,9 @@ demist_status ocl_run_draws(cl_command_queue queue, const demist_program *p,
                             struct ocl_draws *draws, const struct ocl_place_of *to,
                             const demist_scalar *scalars, int64_t images);
 void ocl_draws_finish(struct ocl_draws *draws);
+
+/* Of one image, 2 for a multiply-add of a product; 0 for anything else. */
+double ocl_node_flops(const demist_node *node);
 
 /* ocl_tune.c: the fastest of n variants for the node, measured once and remembered where tuning is
  * on; otherwise the first one. */

@@ -221,8 +221,9 @@ demist_status ocl_choose(demist_program *p, const demist_node *node, int32_t n,
     demist_device *device = p->device;
     const struct ocl_variant *forced = device->forced;
     int32_t choice = 0;
-    for (int32_t i = 0; forced && i < n; i++)
-        if (variants[i].algorithm == forced->algorithm && variants[i].tile == forced->tile)
+    for (int32_t i = n - 1; forced && i >= 0; i--) /* algorithms come before tiles */
+        if (variants[i].algorithm == forced->algorithm &&
+            (variants[i].tile == forced->tile || variants[choice].algorithm != forced->algorithm))
             choice = i;
     *chosen = variants[choice];
     if (forced || !device->settings.tuning || n < 2)

@@ -58,12 +58,11 @@ static demist_status transform(demist_device *device, const struct ocl_conv *c, 
 
 static demist_status pack(demist_program *p, const struct ocl_conv *c, struct ocl_view *packed)
 {
-    const int64_t panels = ocl_panels(p->device, c->columns);
+    const int64_t panels = ocl_panels(c->tile, c->columns);
     struct ocl_draft d;
     cl_kernel kernel;
-    *packed =
-        (struct ocl_view){.storage = ocl_new_storage(
-                              p, false, positions(c) * panels * c->depth * p->device->columns)};
+    *packed = (struct ocl_view){
+        .storage = ocl_new_storage(p, false, positions(c) * panels * c->depth * c->tile.columns)};
     if (packed->storage < 0)
         return DEMIST_NO_MEMORY;
     OCL_TRY(transform(p->device, c, "winograd_weights.cl", "winograd_weights", NULL, &kernel));
@@ -75,8 +74,9 @@ static demist_status pack(demist_program *p, const struct ocl_conv *c, struct oc
     for (int i = 0; i < 4; i++)
         ocl_put_int(&d, c->w.stride[i]);
     ocl_put_int(&d, panels);
+    ocl_put_int(&d, c->tile.columns);
     const bool wide = p->device->style == OCL_WIDE;
-    ocl_put_range(&d, 0, (struct ocl_count){p->device->columns, 0}, wide ? p->device->columns : 1,
+    ocl_put_range(&d, 0, (struct ocl_count){c->tile.columns, 0}, wide ? c->tile.columns : 1,
                   wide ? 1 : 64);
     ocl_put_range(&d, 1, (struct ocl_count){c->depth, 0}, 1, 1);
     ocl_put_range(&d, 2, (struct ocl_count){panels, 0}, 1, 1);
@@ -133,6 +133,8 @@ static demist_status add_products(demist_program *p, const struct ocl_conv *c,
 {
     const int32_t one_tap[2] = {0, 0};
     struct ocl_product product = {
+        .tile = c->tile,
+        .clblast = c->clblast,
         .a = t->v,
         .b = *weights,
         .y = t->m,
@@ -148,12 +150,12 @@ static demist_status add_products(demist_program *p, const struct ocl_conv *c,
         .stride = {1, 1},
         .in_height = 1,
         .in_width = 1,
-        .b_panel = c->depth * p->device->columns,
-        .b_row = p->device->columns,
+        .b_panel = c->depth * c->tile.columns,
+        .b_row = c->tile.columns,
         .z = {positions(c), 0},
         .z_inner = 1,
         .a_z = {t->v_plane, 0},
-        .b_z = {ocl_panels(p->device, c->columns) * c->depth * p->device->columns, 0},
+        .b_z = {ocl_panels(c->tile, c->columns) * c->depth * c->tile.columns, 0},
         .y_z = {t->m_plane, 0},
     };
     return product.taps < 0 ? DEMIST_NO_MEMORY : ocl_product_add(p, c->node, &product);

@@ -1,6 +1,6 @@
 /* What every kernel uses: vectors, and arguments that are a buffer and a place in it.
  *
- * VECTOR, COLUMNS, ROWS, WIDE or TILED and FP64 come from the host. */
+ * VECTOR, WIDE or TILED and FP64 come from the host. */
 
 #define INLINE static inline
 #define JOIN_(a, b) a##b

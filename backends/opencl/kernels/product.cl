@@ -18,8 +18,12 @@ enum { PART = 128 };
 #ifdef WIDE
 /* One work-item a tile of ROWS x 2 vectors, which stay in registers. */
 
-#if ROWS == 6
+#if ROWS == 4
+#define EACH_ROW(X) X(0) X(1) X(2) X(3)
+#elif ROWS == 6
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#elif ROWS == 8
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #elif ROWS == 12
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 #endif
@@ -99,9 +103,10 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void product(PRODUCT)
 }
 
 #else
-/* A work-group of 16 x 16 computes 64 x 64, each item 4 x 4, from tiles in local memory. */
+/* A work-group of 16 x 16 computes SIDE x SIDE = ROWS x COLUMNS, each item EACH x EACH, from tiles in
+ * local memory. */
 
-enum { SIDE = 64, STEP = 16 };
+enum { SIDE = ROWS, EACH = SIDE / 16, STEP = 16, DEEP = 256 / SIDE };
 
 __kernel __attribute__((reqd_work_group_size(16, 16, 1))) void product(PRODUCT)
 {
@@ -113,15 +118,15 @@ __kernel __attribute__((reqd_work_group_size(16, 16, 1))) void product(PRODUCT)
     a += a_at + (long)z0 * a_z0 + (long)z1 * a_z1;
     b += b_at + (long)z0 * b_z0 + (long)z1 * b_z1 + (long)get_group_id(1) * b_panel;
     y += y_at + (long)z0 * y_z0 + (long)z1 * y_z1;
-    /* This item loads channel item % 16 of rows item / 16 + 0, 16, 32, 48. */
-    int at_n[4], at_i[4], at_j[4];
-    float part[4][4], sum[4][4];
-    for (int r = 0; r < 4; r++) {
+    /* This item loads channel item % 16 of rows item / 16, 16 more, …. */
+    int at_n[EACH], at_i[EACH], at_j[EACH];
+    float part[EACH][EACH], sum[EACH][EACH];
+    for (int r = 0; r < EACH; r++) {
         const int place = min(row0 + item / 16 + 16 * r, rows - 1);
         at_n[r] = place / (height * width);
         at_i[r] = place / width % height * sy;
         at_j[r] = place % width * sx;
-        for (int c = 0; c < 4; c++)
+        for (int c = 0; c < EACH; c++)
             part[r][c] = sum[r][c] = 0;
     }
     int summed = 0; /* in this part */
@@ -129,44 +134,44 @@ __kernel __attribute__((reqd_work_group_size(16, 16, 1))) void product(PRODUCT)
         const int dy = taps[taps_at + 2 * t], dx = taps[taps_at + 2 * t + 1];
         for (int k0 = 0; k0 < depth; k0 += STEP) {
             const int k = k0 + item % 16;
-            for (int r = 0; r < 4; r++) {
+            for (int r = 0; r < EACH; r++) {
                 const int h = at_i[r] + dy, w = at_j[r] + dx;
                 const bool inside = (h >= 0) & (h < in_height) & (w >= 0) & (w < in_width) &
                                     (k < depth);
                 tile_a[item % 16][item / 16 + 16 * r] =
                     inside ? a[(long)at_n[r] * a_n + (long)h * a_y + (long)w * a_x + k] : 0.0f;
             }
-            for (int r = 0; r < 4; r++) {
-                const int kb = k0 + item / 64 + 4 * r;
-                tile_b[item / 64 + 4 * r][item % 64] =
-                    kb < depth ? b[((long)t * depth + kb) * b_row + item % 64] : 0.0f;
+            for (int r = 0; r < EACH; r++) {
+                const int kb = k0 + item / SIDE + DEEP * r;
+                tile_b[item / SIDE + DEEP * r][item % SIDE] =
+                    kb < depth ? b[((long)t * depth + kb) * b_row + item % SIDE] : 0.0f;
             }
             barrier(CLK_LOCAL_MEM_FENCE);
             for (int s = 0; s < min(STEP, depth - k0); s++)
-                for (int r = 0; r < 4; r++)
-                    for (int c = 0; c < 4; c++)
+                for (int r = 0; r < EACH; r++)
+                    for (int c = 0; c < EACH; c++)
                         part[r][c] =
-                            FMA(tile_a[s][x + 16 * r], tile_b[s][q * 4 + c], part[r][c]);
+                            FMA(tile_a[s][x + 16 * r], tile_b[s][q * EACH + c], part[r][c]);
             barrier(CLK_LOCAL_MEM_FENCE);
             summed += min((int)STEP, depth - k0);
             if (summed < PART && (t < n_taps - 1 || k0 + STEP < depth))
                 continue;
-            for (int r = 0; r < 4; r++)
-                for (int c = 0; c < 4; c++) {
+            for (int r = 0; r < EACH; r++)
+                for (int c = 0; c < EACH; c++) {
                     sum[r][c] += part[r][c];
                     part[r][c] = 0;
                 }
             summed = 0;
         }
     }
-    for (int r = 0; r < 4; r++) {
+    for (int r = 0; r < EACH; r++) {
         const int place = row0 + x + 16 * r;
         if (place >= rows)
             break;
         const int n = place / (height * width), i = place / width % height, j = place % width;
         __global float *to = y + (long)n * y_n + (long)i * y_y + (long)j * y_x;
-        for (int c = 0; c < 4; c++) {
-            const int o = column0 + q * 4 + c;
+        for (int c = 0; c < EACH; c++) {
+            const int o = column0 + q * EACH + c;
             if (o < columns)
                 to[o] = FINISH_s(sum[r][c], n, i, j, o + first);
         }

@@ -1,9 +1,9 @@
-/* U = G·g·Gᵀ for every pair of column and channel, packed: [position][panel][channel][COLUMNS].
+/* U = G·g·Gᵀ for every pair of column and channel, packed: [position][panel][channel][width].
  *
  * F(2x2, 3x3) with points 0, ±1, ∞; F(4x4, 3x3) with points 0, ±5/8, ±3/2, ∞, which have half the
  * error of 0, ±1, ±2, ∞. Row of point p of G: (1, p, p²)/Π(p − q) over the other points. */
 #ifdef WIDE
-#define EACH COLUMNS
+#define EACH width
 #else
 #define EACH 1
 #endif
@@ -57,15 +57,15 @@ INLINE void along(real a, real b, real c, real *t, int apart)
 }
 
 __kernel void winograd_weights(IN(w), OUT(u), int columns, int channels, int w_o, int w_c, int w_y,
-                               int w_x, int panels)
+                               int w_x, int panels, int width)
 {
     const int c = get_global_id(1), panel = get_global_id(2);
     const int from = get_global_id(0) * EACH;
-    const long plane = (long)panels * channels * COLUMNS;
-    u += u_at + ((long)panel * channels + c) * COLUMNS;
+    const long plane = (long)panels * channels * width;
+    u += u_at + ((long)panel * channels + c) * width;
     w += w_at + (long)c * w_c;
-    for (int j = from; j < from + EACH; j++) {
-        const int o = panel * COLUMNS + j;
+    for (int j = from; j < min(from + EACH, width); j++) {
+        const int o = panel * width + j;
         real half_[3 * SIZE], all[SIZE * SIZE];
         __global const float *g = w + (long)min(o, columns - 1) * w_o;
         for (int x = 0; x < 3; x++)
