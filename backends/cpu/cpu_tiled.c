@@ -89,34 +89,7 @@ struct call {
     const float *packed, *bias;
 };
 
-/* One row's pixels under all taps, as bf16 numbers; `lo` NULL where x is bf16. */
-static void gather_row(const struct call *call, int64_t image, int64_t i, int64_t j,
-                       const float *zeros, float *room, uint16_t *hi, uint16_t *lo)
-{
-    const struct cpu_product *c = call->c;
-    const struct cpu_kernels *k = call->run->kernels;
-    for (int32_t t = 0; t < call->phase->n_taps; t++, hi += c->channels) {
-        const int64_t y = i * c->in_step_y + call->phase->dy[t];
-        const int64_t x = j * c->in_step_x + call->phase->dx[t];
-        const bool inside = y >= 0 && y < c->height && x >= 0 && x < c->width;
-        const void *from = zeros;
-        if (inside)
-            from = cpu_element(call->run, &c->x.view,
-                               call->group * c->channels * c->x.channel + image * c->x.image +
-                                   (y >> c->up) * c->x.row + (x >> c->up) * c->x.column);
-        if (!lo) {
-            memcpy(hi, from, (size_t)c->channels * sizeof *hi);
-            continue;
-        }
-        k->narrow(c->channels, from, hi);
-        k->widen(c->channels, hi, room);
-        k->binary(DEMIST_OP_SUB, c->channels, room, from, room);
-        k->narrow(c->channels, room, lo);
-        lo += c->channels;
-    }
-}
-
-/* Where the rows of a block are: pixels of the phase. */
+/* Where a row of a block is: pixel of the phase. */
 struct place {
     int64_t image, i, j;
 };
@@ -127,6 +100,46 @@ static struct place place_of(const struct call *call, int64_t pixel)
     const int64_t per_image = phase->rows * phase->columns;
     return (struct place){pixel / per_image, pixel % per_image / phase->columns,
                           pixel % phase->columns};
+}
+
+/* The channels of the pixel under a tap, zeros outside. */
+static const void *source_of(const struct call *call, struct place at, int32_t tap,
+                             const float *zeros)
+{
+    const struct cpu_product *c = call->c;
+    const int64_t y = at.i * c->in_step_y + call->phase->dy[tap];
+    const int64_t x = at.j * c->in_step_x + call->phase->dx[tap];
+    if (y < 0 || y >= c->height || x < 0 || x >= c->width)
+        return zeros;
+    return cpu_element(call->run, &c->x.view,
+                       call->group * c->channels * c->x.channel + at.image * c->x.image +
+                           (y >> c->up) * c->x.row + (x >> c->up) * c->x.column);
+}
+
+/* A row of a block: a pixel under all taps as bf16 numbers, then zeros up to lda. zeros, room:
+ * [channels]; room and lo are for a split x, of floats. */
+static void gather_row(const struct call *call, int64_t pixel, int64_t lda, const float *zeros,
+                       float *room, uint16_t *hi, uint16_t *lo)
+{
+    const struct cpu_product *c = call->c;
+    const struct cpu_kernels *k = call->run->kernels;
+    const struct place at = place_of(call, pixel);
+    const size_t rest = (size_t)(lda - call->phase->n_taps * c->channels) * sizeof *hi;
+    for (int32_t t = 0; t < call->phase->n_taps; t++, hi += c->channels) {
+        const void *from = source_of(call, at, t, zeros);
+        if (c->half) {
+            memcpy(hi, from, (size_t)c->channels * sizeof *hi);
+            continue;
+        }
+        k->narrow(c->channels, from, hi);
+        k->widen(c->channels, hi, room);
+        k->binary(DEMIST_OP_SUB, c->channels, room, from, room);
+        k->narrow(c->channels, room, lo);
+        lo += c->channels;
+    }
+    memset(hi, 0, rest);
+    if (!c->half)
+        memset(lo, 0, rest);
 }
 
 static void finish(const struct call *call, int64_t first, int64_t rows, int64_t column, int64_t n,
@@ -166,15 +179,12 @@ static void task(void *arg, int64_t number, int worker)
     float *init = product + CPU_TILE_SIDE * CPU_TILE_SIDE;
     float *zeros = init + CPU_TILE_SIDE, *room = zeros + cpu_round_up(c->channels, 16);
     uint16_t *hi = (uint16_t *)(void *)(room + cpu_round_up(c->channels, 16));
-    uint16_t *lo = c->half ? NULL : hi + blocks * block;
+    uint16_t *lo = hi + blocks * block; /* of a split x */
 
     memset(zeros, 0, (size_t)c->channels * sizeof *zeros);
-    memset(hi, 0, (size_t)(blocks * block * (lo ? 2 : 1)) * sizeof *hi);
-    for (int64_t pixel = first; pixel < last; pixel++) {
-        const struct place at = place_of(call, pixel);
-        const int64_t row = (pixel - first) * lda;
-        gather_row(call, at.image, at.i, at.j, zeros, room, hi + row, lo ? lo + row : NULL);
-    }
+    for (int64_t row = 0; row < blocks * CPU_TILE_SIDE; row++) /* behind the last one any will do */
+        gather_row(call, cpu_least(first + row, last - 1), lda, zeros, room, hi + row * lda,
+                   lo + row * lda);
     tiles->begin();
     for (int64_t panel = panel0; panel < panel1; panel++) {
         const int64_t column = panel * CPU_TILE_SIDE;
@@ -185,7 +195,7 @@ static void task(void *arg, int64_t number, int worker)
         memset(init, 0, CPU_TILE_SIDE * sizeof *init);
         memcpy(init, call->bias + column, (size_t)n * sizeof *init);
         for (int64_t i = 0; i < blocks; i++) {
-            const uint16_t *const a[2] = {hi + i * block, lo ? lo + i * block : NULL};
+            const uint16_t *const a[2] = {hi + i * block, lo + i * block};
             const int64_t at = first + i * CPU_TILE_SIDE;
             tiles->product(!c->half, a, lda, steps, b, init, product);
             finish(call, at, cpu_least(CPU_TILE_SIDE, last - at), column, n, product);

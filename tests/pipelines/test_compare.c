@@ -31,13 +31,22 @@ static const char images[] = "[schedule]\nuse = cosine\nsteps = 1000\n"
                              "[sampler]\nuse = ddim\n"
                              "[sample]\nsteps = 2\nimages = 1\nlabels = 2\n";
 
+static const char sprites[] = "[schedule]\nuse = linear\nsteps = 500\n"
+                              "[schedule.linear]\nindexing = one\nbeta_start = 1e-4\n"
+                              "beta_end = 0.02\n"
+                              "[network]\nuse = context-unet\n"
+                              "[network.context-unet]\nn_feat = 32\nn_cfeat = 5\nheight = 16\n"
+                              "[sampler]\nuse = ddim\n"
+                              "[sample]\nsteps = course4\nimages = 2\n";
+
 /* The description with its checkpoint, and further overrides. */
 static struct dm_ini *describe(const char *text, const char *const *overrides)
 {
     char checkpoint[4200];
     struct dm_error err = DM_ERROR_INIT;
-    const char *file = text == points ? "straight-path/checkpoint.safetensors"
-                                      : "crawl-unet/checkpoint.safetensors";
+    const char *file = text == points    ? "straight-path/checkpoint.safetensors"
+                       : text == sprites ? "context-unet-sprites/checkpoint.safetensors"
+                                         : "crawl-unet/checkpoint.safetensors";
     snprintf(checkpoint, sizeof checkpoint, "network.checkpoint=%s", test_data(file));
     struct dm_ini *ini = fixture_ini(text, (const char *[]){checkpoint, NULL});
     for (; overrides && *overrides; overrides++)
@@ -132,6 +141,28 @@ static void test_cpu_agrees_in_bf16(void **state)
     check_agreement(points, "reference", "cpu:bf16", false);
     check_agreement(images, "reference", "cpu:bf16", false);
     check_agreement(images, "reference", "cpu:bf16", true);
+    check_agreement(sprites, "reference", "cpu:bf16", false);
+}
+
+/* x after a step from one same x. The first step is left out: there x_0 is eps times hundreds. */
+static void test_steps_in_bf16_are_within_40_db(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {images, sprites};
+    static const char *const levels[] = {"auto", "generic", "amx-emulated"};
+    for (int i = 0; i < 6; i++) {
+        char isa[64];
+        snprintf(isa, sizeof isa, "backend.cpu.isa=%s", levels[i % 3]);
+        const char *const overrides[] = {isa, i / 3 == 0 ? "sample.steps=4" : NULL, NULL};
+        struct dm_comparison c = compare(texts[i / 3], "reference", "cpu:bf16", overrides, NULL);
+        const struct dm_compare_side *s = other_side(&c);
+        assert_false(c.disagrees);
+        for (int32_t step = 1; step < c.runs[0].n_steps; step++)
+            if (!(s->steps[step].forced.psnr >= 40))
+                fail_msg("%s, step %d: %.1f dB", levels[i % 3], (int)step,
+                         s->steps[step].forced.psnr);
+        dm_comparison_finish(&c);
+    }
 }
 
 static void test_cpu_agrees_unfused(void **state)
@@ -506,6 +537,7 @@ int main(void)
         cmocka_unit_test(test_cpu_agrees_on_images),
         cmocka_unit_test(test_cpu_agrees_unfused),
         cmocka_unit_test(test_cpu_agrees_in_bf16),
+        cmocka_unit_test(test_steps_in_bf16_are_within_40_db),
         cmocka_unit_test(test_a_reference_side_may_be_inexact),
         cmocka_unit_test(test_fused_values_are_listed_with_their_node),
         cmocka_unit_test(test_the_free_run_is_what_sample_makes),
