@@ -732,8 +732,10 @@ static void test_the_proposed_fusions_are_taken(void **state)
     harness_close(&h);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_forced_level_is_used_or_refused_with_a_reason),
         cmocka_unit_test(test_functions_are_within_a_few_ulp),
