@@ -409,7 +409,7 @@ const char *const *dm_outputs_files(const struct dm_outputs *out, size_t *n)
 static bool is_name(const struct dm_outputs *out, const char *name)
 {
     for (int i = 0; i < N_FORMATS; i++)
-        if (wants(out, formats[i].format) && strcmp(name, formats[i].file) == 0)
+        if (wants(out, formats[i].format) && strcmp(name, file_name(out, i)) == 0)
             return true;
     return (wants(out, DM_FORMAT_PNG) && strncmp(name, "image-", 6) == 0) ||
            (out->o.every > 0 && strncmp(name, "step-", 5) == 0);

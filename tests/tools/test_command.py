@@ -291,6 +291,8 @@ class Sample(CommandTest):
         tensors, metadata = read_tensors(self.path('out/x_T.safetensors'))
         self.assertEqual(tensors['x_T'][:2], ('F32', [5, 2]))
         self.assertIn('direction = encode', metadata['demist'])
+        self.refuses(1, 'x_T.safetensors', 'another name',
+                     args=(*up, '--trajectory', 'out/x_T.safetensors'))
         states = read_tensors(self.path('t.safetensors'))[0]
         self.assertEqual(states['timesteps'], ('I64', [20], tuple(range(20))))
         self.assertEqual(states['x'][2][:10], tuple(start))
