@@ -15,12 +15,9 @@
     X(signal)                                                                                      \
     X(noise)                                                                                       \
     X(lambda)                                                                                      \
-    X(recip_signal)                                                                                \
-    X(noise_ratio)                                                                                 \
     X(alpha_bar)                                                                                   \
     X(schedule_beta)                                                                               \
     X(beta)                                                                                        \
-    X(log_beta)                                                                                    \
     X(posterior_x0)                                                                                \
     X(posterior_x)                                                                                 \
     X(posterior_variance)                                                                          \
@@ -73,8 +70,6 @@ static void derive_levels(struct dm_diffusion *d)
         d->signal[k] = sqrt(alpha_bar);
         d->noise[k] = sqrt(1 - alpha_bar);
         d->lambda[k] = 0.5 * log(alpha_bar / (1 - alpha_bar));
-        d->recip_signal[k] = sqrt(1 / alpha_bar);
-        d->noise_ratio[k] = sqrt(1 / alpha_bar - 1);
     }
 }
 
@@ -82,7 +77,6 @@ static void derive_posterior(struct dm_diffusion *d)
 {
     for (int64_t k = d->wrapped ? 2 : 1; k <= d->n; k++) {
         const double beta = d->beta[k], alpha_bar = d->alpha_bar[k], next = d->alpha_bar[k - 1];
-        d->log_beta[k] = log(beta);
         d->posterior_x0[k] = beta * sqrt(next) / (1 - alpha_bar);
         d->posterior_x[k] = (1 - next) * sqrt(1 - beta) / (1 - alpha_bar);
         d->posterior_variance[k] = beta * (1 - next) / (1 - alpha_bar);
@@ -190,11 +184,8 @@ static demist_status from_path(const demist_tables *tables, struct dm_diffusion 
     memcpy(d->signal + 1, tables->signal, bytes);
     memcpy(d->noise + 1, tables->noise, bytes);
     DM_TRY(check_path(d, guard, err));
-    for (int64_t k = 0; k <= d->n; k++) {
+    for (int64_t k = 0; k <= d->n; k++)
         d->lambda[k] = log(d->signal[k] / d->noise[k]); /* +inf where noise is 0 */
-        d->recip_signal[k] = 1 / (d->signal[k] + guard);
-        d->noise_ratio[k] = d->noise[k] / (d->signal[k] + guard);
-    }
     return DEMIST_OK;
 }
 
@@ -254,8 +245,6 @@ static void copy_level(const struct dm_diffusion *from, int64_t j, struct dm_dif
     to->signal[k] = from->signal[j];
     to->noise[k] = from->noise[j];
     to->lambda[k] = from->lambda[j];
-    to->recip_signal[k] = from->recip_signal[j];
-    to->noise_ratio[k] = from->noise_ratio[j];
     to->alpha_bar[k] = from->alpha_bar[j];
     to->schedule_beta[k] = from->schedule_beta[j];
 }

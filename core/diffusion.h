@@ -28,19 +28,16 @@ struct dm_diffusion {
     bool wrapped;
 
     /* [n+1] each, by position. */
-    int64_t *index;       /* of the whole schedule; position 0: first_index - 1 */
-    double *time;         /* the index, or a path's t; position 0: the end's */
-    double *signal;       /* position 0: 1 */
-    double *noise;        /* position 0: 0 */
-    double *lambda;       /* ln(signal/noise), strictly falling; position 0: +inf */
-    double *recip_signal; /* x_0 = recip_signal x - noise_ratio eps; sqrt(1/alpha_bar) */
-    double *noise_ratio;  /* sqrt(1/alpha_bar - 1); a path's denominators hold its guard */
+    int64_t *index; /* of the whole schedule; position 0: first_index - 1 */
+    double *time;   /* the index, or a path's t; position 0: the end's */
+    double *signal; /* position 0: 1 */
+    double *noise;  /* position 0: 0 */
+    double *lambda; /* ln(signal/noise), strictly falling; position 0: +inf */
 
     /* [n+1] each, NaN for a path and, but for alpha_bar, at position 0. */
-    double *alpha_bar;     /* position 0: 1 */
-    double *schedule_beta; /* the schedule's at this index, whatever is kept */
-    double *beta;          /* of one step of this process: 1 - alpha_bar[k]/alpha_bar[k-1] */
-    double *log_beta;
+    double *alpha_bar;          /* position 0: 1 */
+    double *schedule_beta;      /* the schedule's at this index, whatever is kept */
+    double *beta;               /* of one step of this process: 1 - alpha_bar[k]/alpha_bar[k-1] */
     double *posterior_x0;       /* "coef1": beta sqrt(alpha_bar') / (1 - alpha_bar) */
     double *posterior_x;        /* "coef2": (1 - alpha_bar') sqrt(1 - beta) / (1 - alpha_bar) */
     double *posterior_variance; /* beta (1 - alpha_bar') / (1 - alpha_bar); 0 at position 1 */
