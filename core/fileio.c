@@ -1,5 +1,5 @@
 /* Files: see fileio.h. */
-#define _GNU_SOURCE /* renameat2 */
+#define _GNU_SOURCE /* renameat2, secure_getenv */
 #include "fileio.h"
 
 #include "text.h"
@@ -311,10 +311,10 @@ void dm_outfile_finish(struct dm_outfile *out)
 }
 
 /* One directory; existing ones are fine, files of that name are not. */
-static demist_status make_dir(const char *path, struct dm_error *err)
+static demist_status make_dir(const char *path, unsigned mode, struct dm_error *err)
 {
     struct stat st;
-    if (mkdir(path, 0777) == 0)
+    if (mkdir(path, (mode_t)mode) == 0)
         return DEMIST_OK;
     int error = errno;
     if (stat(path, &st) == 0) /* also where mkdir fails with EROFS or EACCES on what exists */
@@ -324,7 +324,7 @@ static demist_status make_dir(const char *path, struct dm_error *err)
                  : DEMIST_OK;
 }
 
-demist_status dm_make_dirs(const char *path, struct dm_error *err)
+demist_status dm_make_dirs(const char *path, unsigned mode, struct dm_error *err)
 {
     char *part = strdup(path);
     if (!part)
@@ -332,11 +332,27 @@ demist_status dm_make_dirs(const char *path, struct dm_error *err)
     demist_status status = DEMIST_OK;
     for (char *slash = part; !status && *slash && (slash = strchr(slash + 1, '/'));) {
         *slash = '\0';
-        status = make_dir(part, err);
+        status = make_dir(part, mode, err);
         *slash = '/';
     }
     if (!status)
-        status = make_dir(part, err);
+        status = make_dir(part, mode, err);
     free(part);
     return status;
+}
+
+demist_status dm_user_path(const char *variable, const char *below_home, const char *file,
+                           char **path, struct dm_error *err)
+{
+    const char *dir = secure_getenv(variable), *home = secure_getenv("HOME");
+    struct dm_text text = DM_TEXT_INIT;
+    *path = NULL;
+    if (dir && dir[0] == '/')
+        dm_text_appendf(&text, "%s/%s", dir, file);
+    else if (home && home[0] == '/')
+        dm_text_appendf(&text, "%s/%s/%s", home, below_home, file);
+    else
+        return DEMIST_OK;
+    *path = dm_text_take(&text);
+    return *path ? DEMIST_OK : dm_fail_memory(err, file);
 }

@@ -64,8 +64,15 @@ demist_status dm_write_file(const char *path, const void *bytes, size_t size, ch
  * of memory. */
 char *dm_numbered_path(const char *path, int number);
 
-/* Makes a directory and those above it, where they are missing. */
-demist_status dm_make_dirs(const char *path, struct dm_error *err);
+/* Makes a directory and those above it, where they are missing; mode: what the umask is taken
+ * from, 0777 or 0700. */
+demist_status dm_make_dirs(const char *path, unsigned mode, struct dm_error *err);
+
+/* A file of the user's by the XDG base directory specification, a string for free() in *path:
+ * $VARIABLE/file ("XDG_CACHE_HOME"), or ~/below_home/file (".cache") where that is not set. A
+ * relative directory is as none, and NULL says that there is none; a setuid process has none. */
+demist_status dm_user_path(const char *variable, const char *below_home, const char *file,
+                           char **path, struct dm_error *err);
 
 /* The directory part of a path with its slash, "" when it has none. A string for free(). */
 char *dm_path_dir(const char *path);

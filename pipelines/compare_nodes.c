@@ -195,7 +195,7 @@ static demist_status save_case(struct look *k, const struct dm_case *c,
     const char *dir = k->l->options->save_case;
     struct dm_compare_side *side = k->side;
     struct dm_text text = DM_TEXT_INIT;
-    DM_TRY(dm_make_dirs(dir, k->err));
+    DM_TRY(dm_make_dirs(dir, 0777, k->err));
     char *base = dm_arena_printf(k->arena, "%s/%s-%s", dir, k->run->sampler, side->label);
     char *path = base ? dm_arena_printf(k->arena, "%s.safetensors", base) : NULL;
     char *notes = base ? dm_arena_printf(k->arena, "%s.txt", base) : NULL;

@@ -259,7 +259,7 @@ demist_status dm_outputdir_open(struct dm_outputdir *dir, const char *path, cons
     memcpy(dir->path + n, "/", 2);
     if (path[n - 1] == '/')
         dir->path[n] = '\0';
-    return dm_make_dirs(path, err);
+    return dm_make_dirs(path, 0777, err);
 }
 
 void dm_outputdir_finish(struct dm_outputdir *dir)

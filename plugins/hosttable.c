@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hostcache.h"
 #include "memory.h"
 #include "memplan.h"
 #include "philox.h"
@@ -135,7 +136,11 @@ static int64_t host_plan_memory(const demist_host *table, demist_block *blocks, 
 
 static const void *host_extension(const demist_host *table, const char *id)
 {
-    return strcmp(id, DEMIST_EXT_PHILOX) == 0 ? &dm_philox_extension : NULL;
+    if (strcmp(id, DEMIST_EXT_PHILOX) == 0)
+        return &dm_philox_extension;
+    if (strcmp(id, DEMIST_EXT_CACHE) == 0)
+        return &dm_cache_service;
+    return NULL;
 }
 
 demist_status dm_host_init(struct dm_host *host, const char *who, const struct dm_log *log,

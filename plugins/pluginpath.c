@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fileio.h"
 #include "inifile.h"
 #include "schema.h"
 
@@ -133,16 +134,6 @@ demist_status dm_open_plugin_file(int dir_fd, const char *dir, const char *name,
 
 /* --- the standing places --- */
 
-/* $XDG_CONFIG_HOME/demist/demist.ini in the arena; NULL where there is no home. */
-static const char *user_config(struct dm_arena *arena)
-{
-    const char *config = secure_getenv("XDG_CONFIG_HOME"), *home = secure_getenv("HOME");
-    if (config && config[0] == '/') /* the specification: a relative one is as none */
-        return dm_arena_printf(arena, "%s/demist/demist.ini", config);
-    return home && home[0] == '/' ? dm_arena_printf(arena, "%s/.config/demist/demist.ini", home)
-                                  : NULL;
-}
-
 static const demist_option path_option = {
     .size = sizeof path_option,
     .key = "path",
@@ -172,16 +163,25 @@ static demist_status check_user_file(const char *file, struct dm_error *err)
     return check_trust(&info, "list of plugin directories", file, "", err);
 }
 
-static demist_status add_user_file(struct dm_plugin_path *path, struct dm_error *err)
+static demist_status read_user_file(struct dm_plugin_path *path, const char *file,
+                                    struct dm_error *err)
 {
-    const char *file = user_config(&path->arena);
-    if (!file || access(file, F_OK) != 0)
-        return DEMIST_OK;
     struct dm_ini *ini;
     DM_TRY(check_user_file(file, err));
     DM_TRY(dm_ini_read_file(file, &ini, err));
     demist_status status = add_user_path(path, ini, err);
     dm_ini_destroy(ini);
+    return status;
+}
+
+static demist_status add_user_file(struct dm_plugin_path *path, struct dm_error *err)
+{
+    char *file;
+    DM_TRY(dm_user_path("XDG_CONFIG_HOME", ".config", "demist/demist.ini", &file, err));
+    demist_status status = DEMIST_OK;
+    if (file && access(file, F_OK) == 0)
+        status = read_user_file(path, file, err);
+    free(file);
     return status;
 }
 

@@ -22,8 +22,8 @@ struct found {
 struct cuda {
     const demist_host *host;
     struct cu_settings settings;
-    struct cu_cache cache;
-    char why_none[160]; /* why the list is empty */
+    demist_cache *cache; /* NULL: off */
+    char why_none[160];  /* why the list is empty */
     int32_t n;
     struct found *found; /* [MAX_DEVICES] */
     const demist_device_info *list[MAX_DEVICES];
@@ -202,7 +202,7 @@ static demist_status open_device(void *self, int32_t index, demist_device **devi
     memset(d, 0, sizeof *d);
     d->host = c->host;
     d->info = &f->info;
-    d->cache = &c->cache;
+    d->cache = c->cache;
     d->settings = c->settings;
     d->ordinal = f->ordinal;
     d->capability = f->capability;
@@ -234,7 +234,7 @@ static void destroy(void *self)
     struct cuda *c = self;
     if (!c)
         return;
-    cu_cache_finish(&c->cache);
+    demist_cache_close(c->cache);
     c->host->free(c->host, c->found);
     c->host->free(c->host, c);
 }
@@ -254,7 +254,7 @@ static demist_status create(const demist_host *host, const demist_value *const *
     c->found = host->alloc(host, sizeof *c->found * MAX_DEVICES, 0);
     demist_status status = c->found ? DEMIST_OK : DEMIST_NO_MEMORY;
     if (status == DEMIST_OK)
-        status = cu_cache_init(&c->cache, host, values[OPTION_CACHE]->text);
+        status = demist_cache_open(host, values[OPTION_CACHE]->text, "cuda", &c->cache);
     if (status != DEMIST_OK) {
         destroy(c);
         return status;

@@ -7,6 +7,7 @@
 #include "cuda_kernels.h"
 
 #include <demist/backend.h>
+#include <demist/cache.h>
 
 #include <stdio.h>
 
@@ -17,11 +18,6 @@ enum {
     CU_OLDEST_ARCH = 75, /* the least capability that there is code for */
 };
 
-struct cu_cache {
-    const demist_host *host;
-    char *folder; /* NULL: off */
-};
-
 struct cu_settings { /* the options */
     const char *device;
     bool tuning, graphs, libraries;
@@ -30,7 +26,7 @@ struct cu_settings { /* the options */
 struct demist_device {
     const demist_host *host;
     const demist_device_info *info;
-    const struct cu_cache *cache;
+    const demist_cache *cache; /* NULL: off */
     struct cu_settings settings;
     int ordinal, capability; /* 10·major + minor */
     int64_t max_shared;      /* bytes a block may have */
@@ -102,19 +98,5 @@ demist_status cu_to_device(demist_queue *queue, void *to, const void *src, size_
 demist_status cu_from_device(demist_queue *queue, void *dst, const void *from, size_t bytes);
 
 void cu_forget_tuned(demist_device *device); /* cuda_tune.c */
-
-/* --- cuda_cache.c --- */
-
-uint64_t cu_hash(uint64_t seed, const void *data, size_t bytes);
-/* option: auto, off or a folder. */
-demist_status cu_cache_init(struct cu_cache *cache, const demist_host *host, const char *option);
-void cu_cache_finish(struct cu_cache *cache);
-/* The data stored under (key, hash), in memory to be freed by host->free; NULL: none, or not
- * usable, which is logged for debugging and otherwise the same. */
-unsigned char *cu_cache_load(const struct cu_cache *cache, const char *kind, const char *key,
-                             const uint64_t hash[2], size_t *bytes);
-/* Failures are logged for debugging: the cache only saves time. */
-void cu_cache_store(const struct cu_cache *cache, const char *kind, const char *key,
-                    const uint64_t hash[2], const void *data, size_t bytes);
 
 #endif

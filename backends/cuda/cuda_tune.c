@@ -141,7 +141,7 @@ static const struct cu_tuned *recall(demist_device *device, uint64_t key)
     const uint64_t hash[2] = {key, 0};
     size_t bytes = 0;
     const struct cu_tuned *t = NULL;
-    unsigned char *data = cu_cache_load(device->cache, "choice", device->key, hash, &bytes);
+    unsigned char *data = demist_cache_load(device->cache, "choice", device->key, hash, &bytes);
     /* By name: places in the table change from version to version. */
     for (int i = 0; data && i < cu_n_product_kernels && !t; i++)
         if (bytes == strlen(cu_product_kernels[i].name) &&
@@ -175,7 +175,7 @@ static demist_status choose(struct trial *t, struct cu_launch *l, const struct c
 {
     demist_program *p = t->program;
     demist_device *device = p->device;
-    const uint64_t key = cu_hash(7, shape, sizeof *shape);
+    const uint64_t key = demist_hash(7, shape, sizeof *shape);
     const struct cu_tuned *known = recall(device, key);
     float best = 1e9f;
     if (known && among(list, n, known->kernel)) {
@@ -196,10 +196,10 @@ static demist_status choose(struct trial *t, struct cu_launch *l, const struct c
             return DEMIST_NO_MEMORY;
         const char *name = cu_product_kernels[*chosen].name;
         const uint64_t hash[2] = {key, 0};
-        cu_cache_store(device->cache, "choice", device->key, hash, name, strlen(name));
+        demist_cache_store(device->cache, "choice", device->key, hash, name, strlen(name));
     }
     const uint64_t made[2] = {key, (uint64_t)*chosen};
-    p->choices = cu_hash(p->choices, made, sizeof made);
+    p->choices = demist_hash(p->choices, made, sizeof made);
     p->chose = true;
     return DEMIST_OK;
 }

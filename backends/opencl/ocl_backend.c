@@ -23,7 +23,7 @@ struct found {
 struct ocl {
     const demist_host *host;
     struct ocl_settings settings;
-    struct ocl_cache cache;
+    demist_cache *cache; /* NULL: off */
     int32_t n;
     struct found *found; /* [MAX_DEVICES] */
     const demist_device_info *list[MAX_DEVICES];
@@ -287,7 +287,7 @@ static demist_status open_device(void *self, int32_t index, demist_device **devi
     d->host = o->host;
     d->info = &f->info;
     d->philox = o->host->extension(o->host, DEMIST_EXT_PHILOX);
-    d->cache = &o->cache;
+    d->cache = o->cache;
     d->settings = o->settings;
     d->id = f->id;
     d->fp64 = has_fp64(f->id) && !o->settings.hide_fp64;
@@ -325,7 +325,7 @@ static void destroy(void *self)
     struct ocl *o = self;
     if (!o)
         return;
-    ocl_cache_finish(&o->cache);
+    demist_cache_close(o->cache);
     o->host->free(o->host, o->found);
     o->host->free(o->host, o);
 }
@@ -360,7 +360,7 @@ static demist_status create(const demist_host *host, const demist_value *const *
     o->found = host->alloc(host, sizeof *o->found * MAX_DEVICES, 0);
     demist_status status = o->found ? DEMIST_OK : DEMIST_NO_MEMORY;
     if (status == DEMIST_OK)
-        status = ocl_cache_init(&o->cache, host, values[OPTION_CACHE]->text);
+        status = demist_cache_open(host, values[OPTION_CACHE]->text, "opencl", &o->cache);
     if (status != DEMIST_OK) {
         destroy(o);
         return status;

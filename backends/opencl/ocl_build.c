@@ -40,7 +40,7 @@ static cl_program load_binary(demist_device *d, const uint64_t hash[2])
 {
     size_t bytes = 0;
     cl_int error = CL_SUCCESS, loaded = CL_SUCCESS;
-    unsigned char *data = ocl_cache_load(d->cache, "program", d->key, hash, &bytes);
+    unsigned char *data = demist_cache_load(d->cache, "program", d->key, hash, &bytes);
     if (!data)
         return NULL;
     const unsigned char *const_data = data;
@@ -61,7 +61,7 @@ static cl_program load_binary(demist_device *d, const uint64_t hash[2])
 static void store_binary(demist_device *d, cl_program program, const uint64_t hash[2])
 {
     size_t bytes = 0;
-    if (!d->cache->folder ||
+    if (!d->cache ||
         clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL) !=
             CL_SUCCESS ||
         bytes == 0)
@@ -69,7 +69,7 @@ static void store_binary(demist_device *d, cl_program program, const uint64_t ha
     unsigned char *data = d->host->alloc(d->host, bytes, 0);
     if (data && clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof(unsigned char *), &data,
                                  NULL) == CL_SUCCESS)
-        ocl_cache_store(d->cache, "program", d->key, hash, data, bytes);
+        demist_cache_store(d->cache, "program", d->key, hash, data, bytes);
     d->host->free(d->host, data);
 }
 
@@ -102,7 +102,7 @@ static demist_status build_source(demist_device *d, const char *source, const ch
     memcpy(const_parts, parts, sizeof const_parts);
     if (d->says_compiling) {
         d->host->log(d->host, DEMIST_LOG_NOTICE, "compiling kernels for %s; %s", d->info->name,
-                     d->cache->folder ? "this happens once" : "the cache is off");
+                     d->cache ? "this happens once" : "the cache is off");
         d->says_compiling = false;
     }
     *program = clCreateProgramWithSource(d->context, N_PARTS, const_parts, NULL, &error);
@@ -130,11 +130,11 @@ static demist_status build(demist_device *d, const char *source, const char *bef
     const char *parts[N_PARTS];
     char defines[512];
     const char *options = d->settings.build_options;
-    uint64_t hash[2] = {ocl_hash(3, options, strlen(options)), 4};
+    uint64_t hash[2] = {demist_hash(3, options, strlen(options)), 4};
     collect_parts(d, source, before, defines, sizeof defines, parts);
     for (int i = 0; i < N_PARTS; i++)
         for (int k = 0; k < 2; k++)
-            hash[k] = ocl_hash(hash[k], parts[i], strlen(parts[i]));
+            hash[k] = demist_hash(hash[k], parts[i], strlen(parts[i]));
     if ((*built = find_built(d, hash)))
         return DEMIST_OK;
     struct ocl_built *b = d->host->alloc(d->host, sizeof *b, 0);

@@ -6,6 +6,7 @@
 #include <CL/cl.h>
 
 #include <demist/backend.h>
+#include <demist/cache.h>
 #include <demist/random.h>
 
 #include <stdio.h>
@@ -21,11 +22,6 @@ struct ocl_source {
     const char *name, *text;
 };
 extern const struct ocl_source ocl_sources[];
-
-struct ocl_cache {
-    const demist_host *host;
-    char *folder; /* NULL: off */
-};
 
 struct ocl_built { /* a program */
     struct ocl_built *next;
@@ -69,7 +65,7 @@ struct demist_device {
     const demist_host *host;
     const demist_philox *philox; /* NULL: the host has none */
     const demist_device_info *info;
-    const struct ocl_cache *cache;
+    const demist_cache *cache; /* NULL: off */
     struct ocl_settings settings;
     cl_device_id id;
     cl_context context;
@@ -142,20 +138,6 @@ demist_status ocl_clblast_run(demist_device *device, cl_command_queue queue,
                               const struct ocl_gemm *gemm);
 /* To be called while the context is alive. */
 void ocl_clblast_finish(demist_device *device);
-
-/* --- ocl_cache.c --- */
-
-uint64_t ocl_hash(uint64_t seed, const void *data, size_t bytes);
-/* option: auto, off or a folder. */
-demist_status ocl_cache_init(struct ocl_cache *cache, const demist_host *host, const char *option);
-void ocl_cache_finish(struct ocl_cache *cache);
-/* The data stored under (key, hash), in memory to be freed by host->free; NULL: none, or not
- * usable, which is logged for debugging and otherwise the same. */
-unsigned char *ocl_cache_load(const struct ocl_cache *cache, const char *kind, const char *key,
-                              const uint64_t hash[2], size_t *bytes);
-/* Failures are logged for debugging: the cache only saves time. */
-void ocl_cache_store(const struct ocl_cache *cache, const char *kind, const char *key,
-                     const uint64_t hash[2], const void *data, size_t bytes);
 
 #define OCL_TRY(call)                                                                              \
     do {                                                                                           \

@@ -154,15 +154,15 @@ static uint64_t key_of(const demist_program *p, const demist_node *node, int32_t
 {
     const int32_t about[] = {(int32_t)node->op, (int32_t)p->precision, (int32_t)p->device->style,
                              p->device->vector, n};
-    uint64_t key = ocl_hash(5, about, sizeof about);
-    key = ocl_hash(key, &p->max_batch, sizeof p->max_batch);
-    key = ocl_hash(key, variants, sizeof *variants * (size_t)n);
-    key = ocl_hash(key, &node->attrs, sizeof node->attrs);
+    uint64_t key = demist_hash(5, about, sizeof about);
+    key = demist_hash(key, &p->max_batch, sizeof p->max_batch);
+    key = demist_hash(key, variants, sizeof *variants * (size_t)n);
+    key = demist_hash(key, &node->attrs, sizeof node->attrs);
     for (int32_t i = 0; i < operands_of(node); i++) {
         const demist_node *in = node->inputs[i];
         const bool fixed = is_fixed(in);
-        key = ocl_hash(key, in->shape, sizeof *in->shape * (size_t)in->rank);
-        key = ocl_hash(key, &fixed, sizeof fixed);
+        key = demist_hash(key, in->shape, sizeof *in->shape * (size_t)in->rank);
+        key = demist_hash(key, &fixed, sizeof fixed);
     }
     return key;
 }
@@ -184,7 +184,7 @@ static struct ocl_tuned *recall(demist_device *device, uint64_t key, int32_t n)
             return t;
     const uint64_t hash[2] = {key, 0};
     size_t bytes = 0;
-    unsigned char *data = ocl_cache_load(device->cache, "choice", device->key, hash, &bytes);
+    unsigned char *data = demist_cache_load(device->cache, "choice", device->key, hash, &bytes);
     struct ocl_tuned *t = data && bytes == 1 && data[0] < n ? remember(device, key, data[0]) : NULL;
     device->host->free(device->host, data);
     return t;
@@ -211,7 +211,7 @@ static demist_status measure_all(demist_program *p, const demist_node *node, uin
         return DEMIST_NO_MEMORY;
     const uint64_t hash[2] = {key, 0};
     const unsigned char data = (unsigned char)*choice;
-    ocl_cache_store(device->cache, "choice", device->key, hash, &data, sizeof data);
+    demist_cache_store(device->cache, "choice", device->key, hash, &data, sizeof data);
     return DEMIST_OK;
 }
 
@@ -236,7 +236,7 @@ demist_status ocl_choose(demist_program *p, const demist_node *node, int32_t n,
         OCL_TRY(measure_all(p, node, key, n, variants, &choice));
     *chosen = variants[choice];
     const uint64_t made[2] = {key, (uint64_t)choice};
-    p->choices = ocl_hash(p->choices, made, sizeof made);
+    p->choices = demist_hash(p->choices, made, sizeof made);
     p->chose = true;
     return DEMIST_OK;
 }

@@ -9,6 +9,8 @@
 #include "op_cases.h"
 #include "philox.h"
 
+#include <demist/cache.h>
+
 #include <math.h>
 
 #define JOIN_(a, b) a##b
@@ -693,9 +695,11 @@ static int64_t scarce_plan(const demist_host *host, demist_block *blocks, size_t
     return s->real->plan_memory(s->real, blocks, n, align);
 }
 
+/* Without the generator; with the cache, so that kernels are compiled once. */
 static const void *scarce_extension(const demist_host *host, const char *id)
 {
-    return NULL;
+    struct scarce *s = host->internal;
+    return strcmp(id, DEMIST_EXT_CACHE) == 0 ? s->real->extension(s->real, id) : NULL;
 }
 
 /* Defaults of the class's options; of an enumeration its first choice. */

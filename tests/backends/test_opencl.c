@@ -112,61 +112,28 @@ static void assert_same_run(const char *name, const char *const *options, const 
 
 /* --- the cache --- */
 
-static void flip_a_byte(const char *path)
-{
-    FILE *file = fopen(path, "r+b");
-    assert_non_null(file);
-    fseek(file, -20, SEEK_END);
-    const int c = fgetc(file);
-    fseek(file, -1, SEEK_CUR);
-    fputc(c ^ 0xff, file);
-    fclose(file);
-}
-
 static void cut_short(const char *path)
 {
     assert_int_equal(truncate(path, 100), 0);
 }
 
-static void make_empty(const char *path)
-{
-    assert_int_equal(truncate(path, 0), 0);
-}
-
-/* The key of another driver: all that follows is whole. */
-static void make_foreign(const char *path)
-{
-    FILE *file = fopen(path, "r+b");
-    assert_non_null(file);
-    fseek(file, 8, SEEK_SET);
-    fputs("foreign", file);
-    fclose(file);
-}
-
-static long newest; /* seconds since the epoch of the oldest file that is newest */
-
-static void note_time(const char *path)
+static void assert_whole(const char *path)
 {
     struct stat st;
     assert_int_equal(stat(path, &st), 0);
     assert_true(st.st_size > 100);
-    const long t = (long)st.st_mtim.tv_sec;
-    newest = t > newest ? t : newest;
 }
 
 static void test_a_spoilt_cache_is_rebuilt(void **state)
 {
-    static void (*const spoil[])(const char *) = {flip_a_byte, cut_short, make_empty, make_foreign};
     const char *const options[] = {cache_option, "tuning = off", NULL};
     size_t bytes;
     float *wanted = run_case("chain/norm-silu-conv-skip", options, &bytes);
     const int n = each_file(NULL);
     assert_true(n >= N_CASES);
-    for (int i = 0; i < 4; i++) {
-        each_file(spoil[i]);
-        assert_same_run("chain/norm-silu-conv-skip", options, wanted, bytes);
-        assert_int_equal(each_file(note_time), n); /* written again, whole, and nothing else */
-    }
+    each_file(cut_short);
+    assert_same_run("chain/norm-silu-conv-skip", options, wanted, bytes);
+    assert_int_equal(each_file(assert_whole), n); /* written again, and nothing else */
     free(wanted);
 }
 

@@ -305,13 +305,13 @@ static void test_makes_directories_all_the_way(void **state)
 {
     struct dm_error err = DM_ERROR_INIT;
     struct stat st;
-    assert_int_equal(dm_make_dirs("a/b//c/", &err), DEMIST_OK);
-    assert_int_equal(dm_make_dirs("a/b/c", &err), DEMIST_OK);
+    assert_int_equal(dm_make_dirs("a/b//c/", 0777, &err), DEMIST_OK);
+    assert_int_equal(dm_make_dirs("a/b/c", 0777, &err), DEMIST_OK);
     assert_true(stat("a/b/c", &st) == 0 && S_ISDIR(st.st_mode));
-    assert_int_equal(dm_make_dirs("/", &err), DEMIST_OK);
-    assert_int_equal(dm_make_dirs("", &err), DEMIST_IO);
+    assert_int_equal(dm_make_dirs("/", 0777, &err), DEMIST_OK);
+    assert_int_equal(dm_make_dirs("", 0777, &err), DEMIST_IO);
     put("file", "x", false);
-    assert_int_equal(dm_make_dirs("file/d", &err), DEMIST_IO);
+    assert_int_equal(dm_make_dirs("file/d", 0777, &err), DEMIST_IO);
     assert_contains(err.text, "\"file\": Not a directory");
     dm_error_clear(&err);
 }
