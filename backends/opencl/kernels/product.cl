@@ -56,8 +56,9 @@ enum { PART = 128 };
     if (row + r < rows) {                                                                          \
         __global float *to = y + (long)n##r * y_n + (long)i##r * y_y + (long)j##r * y_x + column;  \
         FINISH_VECTOR(sum_left##r, n##r, i##r, j##r, 0);                                           \
-        if (column + VECTOR < columns)                                                             \
+        if (column + VECTOR < columns) {                                                           \
             FINISH_VECTOR(sum_right##r, n##r, i##r, j##r, VECTOR);                                 \
+        }                                                                                          \
     }
 
 #define FINISH_VECTOR(v, n, i, j, from)                                                            \

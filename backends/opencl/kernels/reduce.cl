@@ -5,7 +5,7 @@
 
 INLINE float larger(float a, float b)
 {
-    return (a > b) | (a != a) ? a : b;
+    return ((a > b) | (a != a)) ? a : b;
 }
 
 #define TREE(values, i, combine)                                                                   \
