@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 
 enum { MOST_PICTURES = 8, MOST_RANKED = 12, MOST_POINTS = 2000 };
 
@@ -586,8 +587,14 @@ static void put_entry(struct page *p, const char *name, const char *value)
 static void put_environment(struct page *p)
 {
     const struct dm_comparison *c = p->c;
+    struct utsname system;
     put(p, "<h2>Environment</h2><dl>");
     put_entry(p, "demist", DM_VERSION);
+    if (uname(&system) == 0) {
+        put_between(p, "<dt>system</dt><dd>", system.sysname, " ");
+        put_between(p, "", system.release, " ");
+        put_between(p, "", system.machine, "</dd>");
+    }
     put_entry(p, "description", c->config);
     put_entry(p, "network", c->network);
     put_entry(p, "checkpoint", c->checkpoint);

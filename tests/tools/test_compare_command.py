@@ -4,6 +4,7 @@ a browser. The third folder of the command line holds a backend with a wrong ker
 import html.parser
 import json
 import os
+import platform
 import shutil
 import subprocess
 import unittest
@@ -179,7 +180,7 @@ class Compare(CommandTest):
             self.assertTrue(address.startswith(('data:', '#')), address[:60])
         self.assertNotIn('script', page.tags)
         for words in ('cpu agrees with reference', 'wrong disagrees with reference', 'nn.2',
-                      'Environment'):
+                      'Environment', platform.release()):
             self.assertIn(words, page.text)
 
     def test_the_page_is_always_replaced(self):
