@@ -7,8 +7,7 @@
 #include <string.h>
 
 /* The axis `axis` of the view side by side, the others in order. */
-static demist_status need_inner(demist_program *p, int32_t node, int32_t axis,
-                                struct cpu_view *view)
+static demist_status need_inner(demist_program *p, int32_t node, int32_t axis, demist_view *view)
 {
     if (view->stride[axis] == 1 || view->shape[axis] == 1)
         return DEMIST_OK;
@@ -17,7 +16,7 @@ static demist_status need_inner(demist_program *p, int32_t node, int32_t axis,
         if (i != axis)
             order[n++] = i;
     order[n] = axis;
-    return cpu_materialise(p, node, order, view->bf16, view);
+    return cpu_materialise(p, node, order, view->type == CPU_BF16, view);
 }
 
 /* One panel [depth][width] of b, whose element (k, j) is at k·row + j·column. */
@@ -73,7 +72,7 @@ static void pack_panel16(const struct cpu_kernels *kernels, const uint16_t *b, i
 /* --- ATTENTION --- */
 
 struct attention {
-    struct cpu_view q, k, v, out, packed; /* packed: [image][head] of K's panels, then V's */
+    demist_view q, k, v, out, packed; /* packed: [image][head] of K's panels, then V's */
     int64_t heads, depth, values, length, keys, k_floats, v_floats;
     float scale;
     bool causal;
@@ -211,9 +210,9 @@ static void attention_task(void *arg, int64_t task, int worker)
                     &ahead);
         for (int r = 0; r < rows; r++) {
             void *to = cpu_element(run, &a->out, out + r * a->out.stride[3] + column);
-            float *row = a->out.bf16 ? tile + r * width : to;
+            float *row = a->out.type == CPU_BF16 ? tile + r * width : to;
             k->scalar_right(DEMIST_OP_MUL, n, row, tile + r * width, inverse[r]);
-            if (a->out.bf16)
+            if (a->out.type == CPU_BF16)
                 k->narrow(n, row, to);
         }
     }
@@ -239,11 +238,11 @@ static demist_status run_attention(struct cpu_run *run, const void *op)
 }
 
 /* Tokens with the heads' channels side by side: the reshape to [N,C,…] that follows is a view. */
-static demist_status result_tokens(demist_program *p, const demist_node *node,
-                                   struct cpu_view *view)
+static demist_status result_tokens(demist_program *p, const demist_node *node, demist_view *view)
 {
-    *view = (struct cpu_view){
-        .batched = demist_is_batched(node), .bf16 = cpu_keeps_bf16(p, node), .rank = 4};
+    *view = (demist_view){.batched = demist_is_batched(node),
+                          .type = cpu_keeps_bf16(p, node) ? CPU_BF16 : CPU_F32,
+                          .rank = 4};
     memcpy(view->shape, node->shape, sizeof view->shape);
     const int64_t ld = cpu_round_up(node->shape[1] * node->shape[2], CPU_CHANNELS);
     view->stride[0] = node->shape[3] * ld;
@@ -251,7 +250,8 @@ static demist_status result_tokens(demist_program *p, const demist_node *node,
     view->stride[2] = 1;
     view->stride[3] = ld;
     const int64_t images = view->batched ? 1 : node->shape[0];
-    view->storage = cpu_new_storage_as(p, view->bf16, view->batched, images * view->stride[0]);
+    view->storage =
+        cpu_new_storage_as(p, view->type == CPU_BF16, view->batched, images * view->stride[0]);
     return view->storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
 
@@ -261,7 +261,7 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node)
     struct attention *a = cpu_new(p, sizeof *a);
     if (!a)
         return DEMIST_NO_MEMORY;
-    struct cpu_view *inputs[3] = {&a->q, &a->k, &a->v};
+    demist_view *inputs[3] = {&a->q, &a->k, &a->v};
     a->half = k->bf16 && p->precision == DEMIST_PRECISION_BF16;
     for (int i = 0; i < 3; i++) {
         CPU_TRY(cpu_value_as_stored(p, node->inputs[i], inputs[i]));
@@ -280,7 +280,7 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node)
     CPU_TRY(result_tokens(p, node, &a->out));
     p->values[node->id].view = a->out;
     const int64_t images = a->out.batched ? 1 : node->shape[0];
-    a->packed = (struct cpu_view){
+    a->packed = (demist_view){
         .storage = cpu_new_storage(p, a->out.batched,
                                    images * a->heads * (a->k_floats + a->v_floats) + 1024)};
     if (a->packed.storage < 0)
@@ -288,7 +288,7 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node)
     cpu_need_scratch(p, 2 * k->mr * cpu_round_up(a->keys, k->nr));
     p->flops +=
         2 * (double)a->heads * (double)a->length * (double)a->keys * (double)(a->depth + a->values);
-    const struct cpu_view *all[5] = {&a->q, &a->k, &a->v, &a->out, &a->packed};
+    const demist_view *all[5] = {&a->q, &a->k, &a->v, &a->out, &a->packed};
     for (int i = 0; i < 5; i++)
         cpu_touch(p, all[i]);
     return cpu_add_step(p, node->id, run_attention, a) ? DEMIST_OK : DEMIST_NO_MEMORY;
@@ -297,8 +297,8 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node)
 /* --- MATMUL: a [..,M,K], b [..,K,N] -> [..,M,N] --- */
 
 struct matmul {
-    struct cpu_view a, b, out, packed; /* a, b broadcast to the result's outer axes */
-    int32_t outer;                     /* axes in front of the last two */
+    demist_view a, b, out, packed; /* a, b broadcast to the result's outer axes */
+    int32_t outer;                 /* axes in front of the last two */
     int64_t depth, columns, b_floats;
     bool one_b; /* the same for all outer axes */
 };
@@ -310,7 +310,7 @@ struct matmul_call {
 };
 
 /* Offset of outer matrix number i of the view. */
-static int64_t outer_offset(const struct matmul *m, const struct cpu_view *view, int64_t i)
+static int64_t outer_offset(const struct matmul *m, const demist_view *view, int64_t i)
 {
     int64_t offset = 0;
     for (int32_t axis = m->outer - 1; axis >= 0; axis--) {
@@ -380,7 +380,7 @@ static demist_status run_matmul(struct cpu_run *run, const void *op)
     return DEMIST_OK;
 }
 
-static void swap_last(struct cpu_view *v)
+static void swap_last(demist_view *v)
 {
     const int32_t i = v->rank - 2, j = v->rank - 1;
     const int64_t shape = v->shape[i], stride = v->stride[i];
@@ -391,12 +391,12 @@ static void swap_last(struct cpu_view *v)
 }
 
 /* The view with the result's outer axes in front of its own last two. */
-static struct cpu_view spread_outer(const struct matmul *m, const struct cpu_view *view)
+static demist_view spread_outer(const struct matmul *m, const demist_view *view)
 {
-    struct cpu_view to = m->out;
+    demist_view to = m->out;
     for (int i = 0; i < 2; i++)
         to.shape[m->outer + i] = view->shape[view->rank - 2 + i];
-    return cpu_broadcast(view, &to);
+    return demist_view_broadcast(view, &to);
 }
 
 demist_status cpu_add_matmul(demist_program *p, const demist_node *node)
@@ -427,11 +427,11 @@ demist_status cpu_add_matmul(demist_program *p, const demist_node *node)
         matrices *= i == 0 && m->out.batched ? 1 : m->out.shape[i];
     }
     const bool batched = !m->one_b && m->out.batched;
-    m->packed = (struct cpu_view){
+    m->packed = (demist_view){
         .storage = cpu_new_storage(p, batched, (m->one_b ? 1 : matrices) * m->b_floats + 1024)};
     if (m->packed.storage < 0)
         return DEMIST_NO_MEMORY;
-    p->flops += 2 * (double)cpu_elements(&m->out) * (double)m->depth;
+    p->flops += 2 * (double)demist_view_elements(&m->out) * (double)m->depth;
     cpu_touch(p, &m->a);
     cpu_touch(p, &m->b);
     cpu_touch(p, &m->out);

@@ -110,9 +110,10 @@ static int32_t new_storage(demist_program *p, struct cpu_storage storage)
 
 int32_t cpu_new_storage_as(demist_program *p, bool bf16, bool batched, int64_t elements)
 {
-    return new_storage(
-        p, (struct cpu_storage){
-               .place = CPU_ARENA, .batched = batched, .bf16 = bf16, .elements = elements});
+    return new_storage(p, (struct cpu_storage){.place = CPU_ARENA,
+                                               .batched = batched,
+                                               .type = bf16 ? CPU_BF16 : CPU_F32,
+                                               .elements = elements});
 }
 
 int32_t cpu_new_storage(demist_program *p, bool batched, int64_t elements)
@@ -120,7 +121,7 @@ int32_t cpu_new_storage(demist_program *p, bool batched, int64_t elements)
     return cpu_new_storage_as(p, false, batched, elements);
 }
 
-void cpu_touch(demist_program *p, const struct cpu_view *view)
+void cpu_touch(demist_program *p, const demist_view *view)
 {
     p->storages[view->storage].last = p->n_steps;
 }
@@ -172,13 +173,13 @@ static demist_status define_fixed(demist_program *p, const demist_node *node)
         new_storage(p, (struct cpu_storage){.place = CPU_FIXED, .elements = n, .data = data});
     if (storage < 0)
         return DEMIST_NO_MEMORY;
-    value->view = cpu_dense(storage, false, node->rank, node->shape);
+    value->view = demist_view_dense(storage, false, node->rank, node->shape);
     value->defined = true;
     value->ready = -1;
     return DEMIST_OK;
 }
 
-demist_status cpu_value_of(demist_program *p, const demist_node *node, struct cpu_view *view)
+demist_status cpu_value_of(demist_program *p, const demist_node *node, demist_view *view)
 {
     CPU_TRY(cpu_value_as_stored(p, node, view));
     return cpu_need_format(p, node->id, false, false, view);
@@ -194,7 +195,7 @@ bool cpu_keeps_bf16(const demist_program *p, const demist_node *node)
            demist_is_batched(node);
 }
 
-demist_status cpu_value_as_stored(demist_program *p, const demist_node *node, struct cpu_view *view)
+demist_status cpu_value_as_stored(demist_program *p, const demist_node *node, demist_view *view)
 {
     struct cpu_value *value = &p->values[node->id];
     if (!value->defined && cpu_is_fixed(node))
@@ -211,7 +212,7 @@ demist_status cpu_value_as_stored(demist_program *p, const demist_node *node, st
 demist_status cpu_data_of(demist_program *p, const demist_node *node, const float **data,
                           bool *pending)
 {
-    struct cpu_view view = {.rank = 0};
+    demist_view view = {.rank = 0};
     *data = node->data;
     if (p->flags & DEMIST_COMPILE_FROZEN)
         return node->data ? DEMIST_OK : missing_data(p, node);
@@ -225,7 +226,7 @@ demist_status cpu_data_of(demist_program *p, const demist_node *node, const floa
 
 /* Strides with axes in memory as order[] says, the last one innermost; returns the elements of an
  * image. An innermost axis that is not the value's last one is padded to whole vectors. */
-static int64_t lay_out(struct cpu_view *view, const int32_t *order)
+static int64_t lay_out(demist_view *view, const int32_t *order)
 {
     int64_t step = 1;
     for (int32_t i = view->rank - 1; i >= 0; i--) {
@@ -244,9 +245,10 @@ static int64_t lay_out(struct cpu_view *view, const int32_t *order)
 }
 
 static demist_status new_value(demist_program *p, const demist_node *node, bool bf16,
-                               const int32_t *order, struct cpu_view *view)
+                               const int32_t *order, demist_view *view)
 {
-    *view = (struct cpu_view){.batched = demist_is_batched(node), .bf16 = bf16, .rank = node->rank};
+    *view = (demist_view){
+        .batched = demist_is_batched(node), .type = bf16 ? CPU_BF16 : CPU_F32, .rank = node->rank};
     memcpy(view->shape, node->shape, sizeof view->shape);
     const int64_t elements = lay_out(view, order);
     view->storage = cpu_new_storage_as(p, bf16, view->batched, elements);
@@ -255,17 +257,13 @@ static demist_status new_value(demist_program *p, const demist_node *node, bool 
 
 static void order_pixels(int32_t rank, int32_t *order)
 {
-    order[0] = 0;
-    for (int32_t i = 2; i < rank; i++)
-        order[i - 1] = i;
-    if (rank > 1)
-        order[rank - 1] = 1;
+    demist_order_last(rank, rank > 1 ? 1 : 0, order);
 }
 
 /* The part of its concatenation's storage that the node's value goes to; makes the storage when
  * the first part comes. */
 static demist_status placed(demist_program *p, const demist_node *node, bool bf16,
-                            struct cpu_view *view)
+                            demist_view *view)
 {
     const struct placement *to = &p->building->placements[node->id];
     struct cpu_value *whole = &p->values[to->concat->id];
@@ -283,7 +281,7 @@ static demist_status placed(demist_program *p, const demist_node *node, bool bf1
 }
 
 demist_status cpu_result_pixels(demist_program *p, const demist_node *node, bool bf16,
-                                struct cpu_view *view)
+                                demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
     if (p->building->placements[node->id].concat)
@@ -293,7 +291,7 @@ demist_status cpu_result_pixels(demist_program *p, const demist_node *node, bool
 }
 
 demist_status cpu_result_dense(demist_program *p, const demist_node *node, bool bf16,
-                               struct cpu_view *view)
+                               demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
     for (int32_t i = 0; i < node->rank; i++)
@@ -302,7 +300,7 @@ demist_status cpu_result_dense(demist_program *p, const demist_node *node, bool 
 }
 
 demist_status cpu_result_like(demist_program *p, const demist_node *node, bool bf16,
-                              const struct cpu_view *like, struct cpu_view *view)
+                              const demist_view *like, demist_view *view)
 {
     if (p->building->placements[node->id].concat)
         return placed(p, node, bf16, view);
@@ -324,19 +322,19 @@ demist_status cpu_result_like(demist_program *p, const demist_node *node, bool b
 }
 
 demist_status cpu_materialise(demist_program *p, int32_t node, const int32_t *order, bool bf16,
-                              struct cpu_view *view)
+                              demist_view *view)
 {
-    const struct cpu_view from = *view;
+    const demist_view from = *view;
     const int64_t elements = lay_out(view, order);
     view->offset = 0;
-    view->bf16 = bf16;
+    view->type = bf16 ? CPU_BF16 : CPU_F32;
     view->storage = cpu_new_storage_as(p, bf16, view->batched, elements);
     if (view->storage < 0)
         return DEMIST_NO_MEMORY;
     return cpu_add_copy(p, node, view, &from);
 }
 
-demist_status cpu_need_pixels(demist_program *p, int32_t node, struct cpu_view *view)
+demist_status cpu_need_pixels(demist_program *p, int32_t node, demist_view *view)
 {
     bool fits = view->rank < 2 || view->stride[1] == 1 || view->shape[1] == 1;
     int64_t inner = -1; /* stride that the next axis to the left must have */
@@ -350,14 +348,14 @@ demist_status cpu_need_pixels(demist_program *p, int32_t node, struct cpu_view *
         return DEMIST_OK;
     int32_t order[DEMIST_MAX_RANK];
     order_pixels(view->rank, order);
-    return cpu_materialise(p, node, order, view->bf16, view);
+    return cpu_materialise(p, node, order, view->type == CPU_BF16, view);
 }
 
 demist_status cpu_need_format(demist_program *p, int32_t node, bool pixels, bool bf16,
-                              struct cpu_view *view)
+                              demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
-    if (view->bf16 == bf16)
+    if ((view->type == CPU_BF16) == bf16)
         return DEMIST_OK;
     if (pixels)
         order_pixels(view->rank, order);
@@ -366,7 +364,7 @@ demist_status cpu_need_format(demist_program *p, int32_t node, bool pixels, bool
     return cpu_materialise(p, node, order, bf16, view);
 }
 
-demist_status cpu_need_rows(demist_program *p, int32_t node, struct cpu_view *view)
+demist_status cpu_need_rows(demist_program *p, int32_t node, demist_view *view)
 {
     const int32_t last = view->rank - 1;
     if (view->rank == 0 || view->stride[last] == 1 || view->shape[last] == 1)
@@ -374,7 +372,7 @@ demist_status cpu_need_rows(demist_program *p, int32_t node, struct cpu_view *vi
     int32_t order[DEMIST_MAX_RANK];
     for (int32_t i = 0; i < view->rank; i++)
         order[i] = i;
-    return cpu_materialise(p, node, order, view->bf16, view);
+    return cpu_materialise(p, node, order, view->type == CPU_BF16, view);
 }
 
 /* --- concatenations of channels: their parts are written where they belong --- */
@@ -419,19 +417,19 @@ demist_status cpu_add_concat(demist_program *p, const demist_node *node)
 {
     struct cpu_value *value = &p->values[node->id];
     const int32_t axis = node->attrs.axis.axis;
-    struct cpu_view whole = value->view;
+    demist_view whole = value->view;
     if (!value->defined) {
         const bool pixels = node->rank == 4 && axis == 1 && node->dtype == DEMIST_F32;
         bool bf16 = false;
         for (int32_t i = 0; i < node->n_inputs; i++)
-            bf16 = bf16 || p->values[node->inputs[i]->id].view.bf16;
+            bf16 = bf16 || p->values[node->inputs[i]->id].view.type == CPU_BF16;
         bf16 = bf16 && cpu_keeps_bf16(p, node);
         CPU_TRY(pixels ? cpu_result_pixels(p, node, bf16, &whole)
                        : cpu_result_dense(p, node, bf16, &whole));
     }
     int64_t offset = 0;
     for (int32_t i = 0; i < node->n_inputs; i++) {
-        struct cpu_view from = {0}, to = whole;
+        demist_view from = {0}, to = whole;
         CPU_TRY(cpu_value_as_stored(p, node->inputs[i], &from));
         to.shape[axis] = from.shape[axis];
         to.offset += offset * whole.stride[axis];
@@ -446,39 +444,16 @@ demist_status cpu_add_concat(demist_program *p, const demist_node *node)
 
 /* --- views --- */
 
-static demist_status add_reshape(demist_program *p, const demist_node *node)
-{
-    struct cpu_view from = {0}, to = {0};
-    CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &from));
-    if (!cpu_reshape(&from, node->rank, node->shape, &to)) {
-        int32_t order[DEMIST_MAX_RANK];
-        for (int32_t i = 0; i < DEMIST_MAX_RANK; i++)
-            order[i] = i;
-        CPU_TRY(cpu_materialise(p, node->id, order, from.bf16, &from));
-        cpu_reshape(&from, node->rank, node->shape, &to);
-    }
-    p->values[node->id].view = to;
-    return DEMIST_OK;
-}
-
 static demist_status add_view(demist_program *p, const demist_node *node)
 {
-    struct cpu_view from = {0}, to;
+    demist_view from = {0}, to = {0};
     CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &from));
-    to = from;
-    if (node->op == DEMIST_OP_SLICE) {
-        const int32_t axis = node->attrs.slice.axis;
-        to.offset += node->attrs.slice.start * from.stride[axis];
-        to.stride[axis] *= node->attrs.slice.step;
-    } else if (node->op == DEMIST_OP_EXPAND) {
-        struct cpu_view shape = {.batched = demist_is_batched(node), .rank = node->rank};
-        memcpy(shape.shape, node->shape, sizeof shape.shape);
-        to = cpu_broadcast(&from, &shape);
-    } else {
-        for (int32_t i = 0; i < node->rank; i++)
-            to.stride[i] = from.stride[node->attrs.transpose.perm[i]];
+    if (!demist_view_of_node(node, &from, &to)) {
+        int32_t order[DEMIST_MAX_RANK];
+        demist_order_rows(DEMIST_MAX_RANK, order);
+        CPU_TRY(cpu_materialise(p, node->id, order, from.type == CPU_BF16, &from));
+        demist_view_of_node(node, &from, &to);
     }
-    memcpy(to.shape, node->shape, sizeof to.shape);
     p->values[node->id].view = to;
     return DEMIST_OK;
 }
@@ -536,7 +511,6 @@ static demist_status add_node(demist_program *p, const demist_node *node)
     case DEMIST_OP_RESIZE_BILINEAR:
         return cpu_add_resize(p, node);
     case DEMIST_OP_RESHAPE:
-        return add_reshape(p, node);
     case DEMIST_OP_TRANSPOSE:
     case DEMIST_OP_SLICE:
     case DEMIST_OP_EXPAND:
@@ -597,7 +571,7 @@ static demist_status define_leaves(demist_program *p, const demist_graph *graph)
         if (storage < 0)
             return DEMIST_NO_MEMORY;
         struct cpu_value *value = &p->values[node->id];
-        value->view = cpu_dense(storage, demist_is_batched(node), node->rank, node->shape);
+        value->view = demist_view_dense(storage, demist_is_batched(node), node->rank, node->shape);
         value->defined = true;
         value->ready = -1;
         p->input_nodes[i] = node->id;
@@ -621,23 +595,25 @@ static demist_status define_outputs(demist_program *p, const demist_graph *graph
 {
     for (int32_t i = 0; i < graph->n_outputs; i++) {
         const demist_node *node = graph->outputs[i];
-        struct cpu_view view = {0};
+        demist_view view = {0};
         CPU_TRY(cpu_value_as_stored(p, node, &view));
         struct cpu_storage *storage = &p->storages[view.storage];
         p->output_nodes[i] = node->id;
-        if (storage->place == CPU_ARENA && !view.bf16 && view.offset == 0 && cpu_is_dense(&view) &&
-            storage->batched == view.batched && storage->elements == cpu_elements(&view)) {
+        if (storage->place == CPU_ARENA && view.type != CPU_BF16 && view.offset == 0 &&
+            demist_view_is_dense(&view) && storage->batched == view.batched &&
+            storage->elements == demist_view_elements(&view)) {
             storage->place = CPU_OUTPUT;
             storage->where = i;
             continue;
         }
-        const int32_t out = new_storage(p, (struct cpu_storage){.place = CPU_OUTPUT,
-                                                                .batched = view.batched,
-                                                                .elements = cpu_elements(&view),
-                                                                .where = i});
+        const int32_t out =
+            new_storage(p, (struct cpu_storage){.place = CPU_OUTPUT,
+                                                .batched = view.batched,
+                                                .elements = demist_view_elements(&view),
+                                                .where = i});
         if (out < 0)
             return DEMIST_NO_MEMORY;
-        const struct cpu_view to = cpu_dense(out, view.batched, view.rank, view.shape);
+        const demist_view to = demist_view_dense(out, view.batched, view.rank, view.shape);
         CPU_TRY(cpu_add_copy(p, node->id, &to, &view));
     }
     return DEMIST_OK;
@@ -652,7 +628,7 @@ static demist_status place_storages(demist_program *p)
     for (int32_t i = 0; i < p->n_storages; i++) {
         const struct cpu_storage *s = &p->storages[i];
         int64_t bytes = 0;
-        if (__builtin_mul_overflow(s->elements * cpu_size(s->bf16), s->batched ? p->max_batch : 1,
+        if (__builtin_mul_overflow(s->elements * cpu_size(s->type), s->batched ? p->max_batch : 1,
                                    &bytes) ||
             s->elements > INT64_MAX / 16 || bytes > INT64_MAX / 4)
             return host->fail(host, DEMIST_NO_MEMORY,
@@ -742,23 +718,29 @@ static demist_status alloc_tables(demist_program *p, const demist_graph *graph)
     return DEMIST_OK;
 }
 
-static demist_status build(demist_program *p, const demist_graph *graph,
-                           const demist_compile_info *info)
+static demist_status add_all(demist_program *p, const demist_graph *graph)
 {
-    struct cpu_building building = {.graph = graph};
+    struct cpu_building *b = p->building;
     CPU_TRY(alloc_tables(p, graph));
-    building.placements = cpu_new(p, ((size_t)graph->n_nodes + 1) * sizeof *building.placements);
-    if (!building.placements)
+    b->placements = cpu_new(p, ((size_t)graph->n_nodes + 1) * sizeof *b->placements);
+    if (!b->placements)
         return DEMIST_NO_MEMORY;
-    p->building = &building;
     for (int32_t i = 0; i < graph->n_nodes; i++)
         place_parts(p, graph->nodes[i]);
     CPU_TRY(define_leaves(p, graph));
     CPU_TRY(add_nodes(p, graph));
     CPU_TRY(define_outputs(p, graph));
-    CPU_TRY(place_storages(p));
+    return place_storages(p);
+}
+
+static demist_status build(demist_program *p, const demist_graph *graph,
+                           const demist_compile_info *info)
+{
+    struct cpu_building building = {.graph = graph};
+    p->building = &building;
+    const demist_status status = add_all(p, graph);
     p->building = NULL;
-    return alloc_working_memory(p, info);
+    return status == DEMIST_OK ? alloc_working_memory(p, info) : status;
 }
 
 demist_status cpu_compile(demist_device *device, const demist_graph *graph,

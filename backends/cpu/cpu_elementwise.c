@@ -23,7 +23,7 @@ struct op {
 struct elementwise {
     int32_t n_ops, n_inputs;
     struct op ops[MAX_OPS];
-    struct cpu_view views[CPU_MAX_OPERANDS]; /* the result, then the inputs */
+    demist_view views[CPU_MAX_OPERANDS]; /* the result, then the inputs */
     struct cpu_nest nest;
 };
 
@@ -109,12 +109,12 @@ static void run_piece(const struct call *call, const int64_t *starts, int64_t fi
     struct source inputs[CPU_MAX_OPERANDS], results[MAX_OPS];
     for (int32_t i = 1; i <= e->n_inputs; i++) {
         const int64_t step = nest->stride[i][inner];
-        const struct cpu_view *view = &e->views[i];
+        const demist_view *view = &e->views[i];
         const void *x = cpu_element(call->run, view, starts[i] + first * step);
         inputs[i - 1] = (struct source){x, step == 0};
-        if (!view->bf16 && (step == 0 || step == 1))
+        if (view->type != CPU_BF16 && (step == 0 || step == 1))
             continue;
-        gather(call->run->kernels, view->bf16, x, step, step == 0 ? 1 : n, scratch);
+        gather(call->run->kernels, view->type == CPU_BF16, x, step, step == 0 ? 1 : n, scratch);
         inputs[i - 1].data = scratch;
         scratch += PIECE;
     }
@@ -127,14 +127,14 @@ static void run_piece(const struct call *call, const int64_t *starts, int64_t fi
         struct source in[3] = {{0}};
         for (int32_t j = 0; j < op->n; j++)
             in[j] = op->in[j].computed ? results[op->in[j].index] : inputs[op->in[j].index];
-        const bool last = i == e->n_ops - 1 && step == 1 && !e->views[0].bf16;
+        const bool last = i == e->n_ops - 1 && step == 1 && e->views[0].type != CPU_BF16;
         float *to = last ? out : scratch;
         run_op(call->run->kernels, op, in, n, to);
         results[i] = (struct source){to, false};
         last_result = to;
         scratch += last ? 0 : PIECE;
     }
-    if (e->views[0].bf16)
+    if (e->views[0].type == CPU_BF16)
         scatter16(call->run->kernels, last_result, n, out, step);
     else if (step != 1)
         for (int64_t j = 0; j < n; j++)
@@ -176,7 +176,7 @@ static demist_status run_elementwise(struct cpu_run *run, const void *arg)
 
 /* --- building --- */
 
-static bool same_view(const struct cpu_view *a, const struct cpu_view *b)
+static bool same_view(const demist_view *a, const demist_view *b)
 {
     const size_t bytes = (size_t)a->rank * sizeof a->shape[0];
     return a->storage == b->storage && a->batched == b->batched && a->rank == b->rank &&
@@ -185,8 +185,8 @@ static bool same_view(const struct cpu_view *a, const struct cpu_view *b)
 }
 
 /* The number of an input among the step's, added if it is new. */
-static demist_status add_input(demist_program *p, struct elementwise *e,
-                               const struct cpu_view *view, int32_t *index)
+static demist_status add_input(demist_program *p, struct elementwise *e, const demist_view *view,
+                               int32_t *index)
 {
     for (int32_t i = 1; i <= e->n_inputs; i++)
         if (same_view(&e->views[i], view)) {
@@ -210,13 +210,13 @@ static demist_status operand_of(demist_program *p, const struct cpu_fused *f, st
             *operand = (struct operand){true, i};
             return DEMIST_OK;
         }
-    struct cpu_view view;
+    demist_view view;
     CPU_TRY(cpu_value_as_stored(p, node, &view));
     operand->computed = false;
-    const struct cpu_view like = {.batched = demist_is_batched(f->result), .rank = f->result->rank};
-    struct cpu_view to = like;
+    const demist_view like = {.batched = demist_is_batched(f->result), .rank = f->result->rank};
+    demist_view to = like;
     memcpy(to.shape, f->result->shape, sizeof to.shape);
-    view = cpu_broadcast(&view, &to);
+    view = demist_view_broadcast(&view, &to);
     return add_input(p, e, &view, &operand->index);
 }
 
@@ -228,13 +228,13 @@ static demist_status plan_lincomb(demist_program *p, const demist_node *node,
     for (int32_t i = 0; i < terms; i++) {
         struct op *op = &e->ops[e->n_ops++];
         *op = (struct op){.op = DEMIST_OP_LINCOMB, .n = i == 0 ? 2 : 3};
-        struct cpu_view view;
+        demist_view view;
         CPU_TRY(operand_of(p, f, e, node->inputs[i], &op->in[0]));
         CPU_TRY(cpu_value_of(p, node->inputs[terms + i], &view));
-        struct cpu_view c = {.storage = view.storage,
-                             .offset = view.offset,
-                             .batched = demist_is_batched(node),
-                             .rank = node->rank};
+        demist_view c = {.storage = view.storage,
+                         .offset = view.offset,
+                         .batched = demist_is_batched(node),
+                         .rank = node->rank};
         memcpy(c.shape, node->shape, sizeof c.shape);
         if (view.rank > 0 && (view.batched || view.shape[0] != 1))
             c.stride[0] = view.stride[0];
@@ -260,7 +260,7 @@ static demist_status plan_op(demist_program *p, const struct cpu_fused *f, int32
 }
 
 /* The input whose order of axes the result takes: the first of full size. */
-static const struct cpu_view *model(const struct elementwise *e)
+static const demist_view *model(const struct elementwise *e)
 {
     for (int32_t i = 1; i <= e->n_inputs; i++) {
         bool full = true;
@@ -282,10 +282,10 @@ demist_status cpu_add_elementwise(demist_program *p, const struct cpu_fused *f)
     else
         for (int32_t i = 0; i < f->n; i++)
             CPU_TRY(plan_op(p, f, i, e));
-    const struct cpu_view *like = model(e);
+    const demist_view *like = model(e);
     bool bf16 = false; /* what is computed from f32 alone, such as a sampler's step, stays so */
     for (int32_t i = 1; i <= e->n_inputs; i++)
-        bf16 = bf16 || e->views[i].bf16;
+        bf16 = bf16 || e->views[i].type == CPU_BF16;
     bf16 = bf16 && cpu_keeps_bf16(p, f->result);
     CPU_TRY(like ? cpu_result_like(p, f->result, bf16, like, &e->views[0])
                  : cpu_result_dense(p, f->result, bf16, &e->views[0]));
@@ -300,7 +300,7 @@ demist_status cpu_add_elementwise(demist_program *p, const struct cpu_fused *f)
 /* --- CAST, between f32 and i32 --- */
 
 struct cast {
-    struct cpu_view to, from;
+    demist_view to, from;
     struct cpu_nest nest;
     bool to_int;
 };
@@ -342,7 +342,7 @@ static demist_status run_cast(struct cpu_run *run, const void *arg)
 
 demist_status cpu_add_cast(demist_program *p, const demist_node *node)
 {
-    struct cpu_view from;
+    demist_view from;
     CPU_TRY(cpu_value_of(p, node->inputs[0], &from));
     if (node->inputs[0]->dtype == node->dtype) {
         p->values[node->id].view = from;
@@ -357,7 +357,7 @@ demist_status cpu_add_cast(demist_program *p, const demist_node *node)
     p->values[node->id].view = c->to;
     cpu_touch(p, &c->to);
     cpu_touch(p, &c->from);
-    const struct cpu_view views[2] = {c->to, c->from};
+    const demist_view views[2] = {c->to, c->from};
     cpu_nest_init(&c->nest, 2, views);
     return cpu_add_step(p, node->id, run_cast, c) ? DEMIST_OK : DEMIST_NO_MEMORY;
 }

@@ -207,7 +207,7 @@ demist_status cpu_update_params(demist_queue *queue, demist_program *program, in
     (void)queue;
     CPU_TRY(check_update(program, n, params));
     for (int32_t i = 0; i < n; i++) {
-        const struct cpu_view *view = &program->values[program->param_nodes[params[i]]].view;
+        const demist_view *view = &program->values[program->param_nodes[params[i]]].view;
         struct cpu_storage *storage = &program->storages[view->storage];
         memcpy(storage->data, data[i], (size_t)storage->elements * 4);
         program->param_filled[params[i]] = true;
@@ -251,8 +251,8 @@ static struct cpu_observer *observer_of(demist_binding *b, int32_t id)
 static demist_status add_observer(demist_binding *b, int32_t id, struct cpu_observer **observer)
 {
     const demist_host *host = host_of(b->program);
-    const struct cpu_view *from = &b->program->values[id].view;
-    const struct cpu_view to = cpu_dense(from->storage, from->batched, from->rank, from->shape);
+    const demist_view *from = &b->program->values[id].view;
+    const demist_view to = demist_view_dense(from->storage, from->batched, from->rank, from->shape);
     struct cpu_copy *copy = host->alloc(host, cpu_copy_size(), 0);
     if (!copy)
         return DEMIST_NO_MEMORY;

@@ -10,12 +10,12 @@
 
 struct norm {
     demist_op op;
-    struct cpu_view x, y;
+    demist_view x, y;
     struct cpu_grid xg, yg; /* layer_norm */
     int64_t channels, pixels, groups, chunk, ldx, ldy;
     float eps;
     bool has[4]; /* gamma, beta, mean, variance */
-    struct cpu_view param[4];
+    demist_view param[4];
     int32_t n_posts;
     struct cpu_post posts[CPU_MAX_POSTS];
     demist_op act; /* the last post, where it is applied with the normalisation; else 0 */
@@ -38,7 +38,7 @@ static int64_t gcd(int64_t a, int64_t b)
 }
 
 /* Stride between pixels: all axes behind the channels as one. */
-static int64_t pixel_stride(const struct cpu_view *v)
+static int64_t pixel_stride(const demist_view *v)
 {
     for (int32_t i = v->rank - 1; i >= 2; i--)
         if (v->shape[i] != 1)
@@ -139,12 +139,12 @@ static void group_task(void *arg, int64_t task, int worker)
     float *shift = scale + m->chunk;
     const void *x = cpu_element(run, &m->x, image * m->x.stride[0] + first);
     void *y = cpu_element(run, &m->y, image * m->y.stride[0] + first);
-    run->kernels->channel_stats(x, m->x.bf16, m->pixels, m->ldx, n, mean, m2);
+    run->kernels->channel_stats(x, m->x.type == CPU_BF16, m->pixels, m->ldx, n, mean, m2);
     combine(m, n, mean, m2, scale);
     apply_params(call, first, n, scale, shift);
     apply_posts(call, image, first, n, scale, shift);
-    run->kernels->normalise(m->act, x, m->x.bf16, m->ldx, y, m->y.bf16, m->ldy, m->pixels, n, mean,
-                            scale, shift);
+    run->kernels->normalise(m->act, x, m->x.type == CPU_BF16, m->ldx, y, m->y.type == CPU_BF16,
+                            m->ldy, m->pixels, n, mean, scale, shift);
 }
 
 static demist_status run_group(struct cpu_run *run, const void *op)
@@ -172,9 +172,10 @@ static void batch_task(void *arg, int64_t task, int worker)
     apply_params(call, 0, m->channels, scale, shift);
     apply_posts(call, image, 0, m->channels, scale, shift);
     run->kernels->normalise(
-        m->act, cpu_element(run, &m->x, image * m->x.stride[0] + first * m->ldx), m->x.bf16, m->ldx,
-        cpu_element(run, &m->y, image * m->y.stride[0] + first * m->ldy), m->y.bf16, m->ldy, pixels,
-        m->channels, cpu_at(run, &m->param[2]), scale, shift);
+        m->act, cpu_element(run, &m->x, image * m->x.stride[0] + first * m->ldx),
+        m->x.type == CPU_BF16, m->ldx,
+        cpu_element(run, &m->y, image * m->y.stride[0] + first * m->ldy), m->y.type == CPU_BF16,
+        m->ldy, pixels, m->channels, cpu_at(run, &m->param[2]), scale, shift);
 }
 
 static demist_status run_batch(struct cpu_run *run, const void *op)
@@ -205,10 +206,10 @@ static void layer_task(void *arg, int64_t task, int worker)
             cpu_element(run, &m->xg.view, image * m->xg.image + i * m->xg.row + j * m->xg.column);
         void *y =
             cpu_element(run, &m->yg.view, image * m->yg.image + i * m->yg.row + j * m->yg.column);
-        if (m->x.bf16)
+        if (m->x.type == CPU_BF16)
             run->kernels->widen(m->channels, x, room);
         struct cpu_tile tile = {
-            .data = m->y.bf16 ? result : y,
+            .data = m->y.type == CPU_BF16 ? result : y,
             .n = m->channels,
             .ld = m->channels,
             .rows = 1,
@@ -216,11 +217,11 @@ static void layer_task(void *arg, int64_t task, int worker)
             .y = {i},
             .x = {j},
         };
-        run->kernels->layer_norm(m->channels, m->x.bf16 ? room : x, tile.data,
+        run->kernels->layer_norm(m->channels, m->x.type == CPU_BF16 ? room : x, tile.data,
                                  m->has[0] ? cpu_at(run, &m->param[0]) : NULL,
                                  m->has[1] ? cpu_at(run, &m->param[1]) : NULL, m->eps);
         cpu_run_posts(run, m->posts, m->n_posts, &tile);
-        if (m->y.bf16)
+        if (m->y.type == CPU_BF16)
             run->kernels->narrow(m->channels, result, y);
     }
 }

@@ -161,11 +161,12 @@ static void prepare(const struct cpu_kernels *k, const demist_host *host, void *
 static void spread_operand(const struct cpu_kernels *k, const struct cpu_grid *g, const void *from,
                            int64_t first, int64_t n, float *to)
 {
-    if (g->channel != 0 && g->view.bf16) {
+    if (g->channel != 0 && g->view.type == CPU_BF16) {
         k->widen(n, (const uint16_t *)from + first, to);
         return;
     }
-    const float x = g->view.bf16 ? cpu_from_bf16(*(const uint16_t *)from) : *(const float *)from;
+    const float x =
+        g->view.type == CPU_BF16 ? cpu_from_bf16(*(const uint16_t *)from) : *(const float *)from;
     for (int64_t i = 0; i < n; i++)
         to[i] = x;
 }
@@ -180,9 +181,9 @@ static void run_operand(const struct cpu_run *run, const struct cpu_post *post,
     const void *operand = cpu_element(run, &g->view,
                                       t->channel * g->channel + t->image[r] * g->image +
                                           t->y[r] * g->row + t->x[r] * g->column);
-    const bool spread = g->channel == 0 || g->view.bf16;
+    const bool spread = g->channel == 0 || g->view.type == CPU_BF16;
     const int64_t piece = spread ? CPU_MAX_NR : t->n;
-    if (g->channel == 0 && !g->view.bf16 && !post->reversed) {
+    if (g->channel == 0 && g->view.type != CPU_BF16 && !post->reversed) {
         k->scalar_right(post->op, t->n, row, row, *(const float *)operand);
         return;
     }
@@ -223,7 +224,7 @@ static void find_places(const struct cpu_run *run, const struct cpu_grid *g,
                         const struct cpu_tile *t, void **rows)
 {
     char *base = cpu_element(run, &g->view, t->channel);
-    const int64_t size = cpu_size(g->view.bf16);
+    const int64_t size = cpu_size(g->view.type);
     for (int r = 0; r < t->rows; r++)
         rows[r] = base + (t->image[r] * g->image + t->y[r] * g->row + t->x[r] * g->column) * size;
 }
@@ -241,23 +242,24 @@ void cpu_finish_tile(const struct cpu_run *run, const struct cpu_post *posts, in
     if (adds)
         find_places(run, &last->operand, t, add);
     run->kernels->store(t->rows, t->n, t->data, t->ld, adds ? add : NULL,
-                        adds && last->operand.view.bf16, out, to->view.bf16);
+                        adds && last->operand.view.type == CPU_BF16, out,
+                        to->view.type == CPU_BF16);
 }
 
-demist_status cpu_grid_of(demist_program *p, int32_t node, const struct cpu_view *view,
-                          const struct cpu_view *to, int32_t channel, struct cpu_grid *grid)
+demist_status cpu_grid_of(demist_program *p, int32_t node, const demist_view *view,
+                          const demist_view *to, int32_t channel, struct cpu_grid *grid)
 {
-    struct cpu_view v = cpu_broadcast(view, to);
+    demist_view v = demist_view_broadcast(view, to);
     if (v.stride[channel] != 0 && v.stride[channel] != 1 && v.shape[channel] != 1) {
-        struct cpu_view copy = *view;
+        demist_view copy = *view;
         int32_t order[DEMIST_MAX_RANK], n = 0;
         const int32_t own = channel - (to->rank - view->rank);
         for (int32_t i = 0; i < view->rank; i++)
             if (i != own)
                 order[n++] = i;
         order[n] = own;
-        CPU_TRY(cpu_materialise(p, node, order, copy.bf16, &copy));
-        v = cpu_broadcast(&copy, to);
+        CPU_TRY(cpu_materialise(p, node, order, copy.type == CPU_BF16, &copy));
+        v = demist_view_broadcast(&copy, to);
     }
     *grid = (struct cpu_grid){.view = v, .channel = v.shape[channel] == 1 ? 0 : v.stride[channel]};
     int64_t *strides[2] = {&grid->column, &grid->row};
@@ -273,9 +275,9 @@ demist_status cpu_grid_of(demist_program *p, int32_t node, const struct cpu_view
     return DEMIST_OK;
 }
 
-demist_status cpu_posts_of(demist_program *p, const struct cpu_fused *f,
-                           const struct cpu_view *result, int32_t channel, int32_t first,
-                           bool as_stored, struct cpu_post *posts, int32_t *n)
+demist_status cpu_posts_of(demist_program *p, const struct cpu_fused *f, const demist_view *result,
+                           int32_t channel, int32_t first, bool as_stored, struct cpu_post *posts,
+                           int32_t *n)
 {
     *n = 0;
     for (int32_t i = first; i < f->n; i++) {
@@ -288,7 +290,7 @@ demist_status cpu_posts_of(demist_program *p, const struct cpu_fused *f,
         }
         if (node->n_inputs < 2)
             continue;
-        struct cpu_view view;
+        demist_view view;
         post->has_operand = true;
         post->reversed = node->inputs[1] == f->chain[i - 1];
         const demist_node *operand = node->inputs[post->reversed ? 0 : 1];
@@ -341,7 +343,7 @@ static void find_rows(const struct direct *d, const struct block *b, const void 
 {
     const struct cpu_product *c = d->c;
     const char *x = cpu_element(d->run, &c->x.view, d->group * c->channels * c->x.channel);
-    const int64_t size = cpu_size(c->x.view.bf16);
+    const int64_t size = cpu_size(c->x.view.type);
     for (int32_t t = 0; t < d->phase->n_taps; t++)
         for (int r = 0; r < b->rows; r++) {
             const int64_t y = b->i[r] * c->in_step_y + d->phase->dy[t];
@@ -375,7 +377,7 @@ static float *direct_place(const struct direct *d, const struct block *b, int64_
 {
     const struct cpu_product *c = d->c;
     const struct cpu_grid *y = &c->y;
-    if (c->n_posts > 0 || n < width || c->n_phases > 1 || y->view.bf16)
+    if (c->n_posts > 0 || n < width || c->n_phases > 1 || y->view.type == CPU_BF16)
         return NULL;
     int64_t first = 0;
     for (int r = 0; r < b->rows; r++) {
@@ -595,7 +597,7 @@ static void choose_algorithm(const demist_program *p, struct cpu_product *c,
 /* Makes x what the product multiplies: bf16 numbers or floats. Winograd's transform of the input
  * takes both. */
 static demist_status need_factors(demist_program *p, int32_t node, bool pixels,
-                                  const struct cpu_product *c, struct cpu_view *x)
+                                  const struct cpu_product *c, demist_view *x)
 {
     const bool bf16 = c->half && (c->tiled || p->device->kernels->bf16);
     return c->winograd && !bf16 ? DEMIST_OK : cpu_need_format(p, node, pixels, bf16, x);
@@ -607,7 +609,7 @@ static demist_status plan_conv(demist_program *p, const struct cpu_fused *f, str
     const demist_node *node = f->chain[0];
     const bool transposed = node->op == DEMIST_OP_CONV_TRANSPOSE2D;
     const int64_t *w = node->inputs[1]->shape;
-    struct cpu_view x, y;
+    demist_view x, y;
     CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &x));
     c->groups = node->attrs.conv.groups;
     c->channels = x.shape[1] / c->groups;
@@ -638,21 +640,20 @@ static demist_status plan_conv(demist_program *p, const struct cpu_fused *f, str
     return DEMIST_OK;
 }
 
-demist_status cpu_merge_rows(demist_program *p, int32_t node, struct cpu_view *x,
-                             struct cpu_view *y)
+demist_status cpu_merge_rows(demist_program *p, int32_t node, demist_view *x, demist_view *y)
 {
     const int32_t order[DEMIST_MAX_RANK] = {0, 1, 2, 3, 4, 5, 6, 7};
     const int32_t last = x->rank - 1;
     int64_t rows = 1;
-    if (!cpu_is_dense(x))
-        CPU_TRY(cpu_materialise(p, node, order, x->bf16, x));
+    if (!demist_view_is_dense(x))
+        CPU_TRY(cpu_materialise(p, node, order, x->type == CPU_BF16, x));
     for (int32_t i = 1; i < last; i++)
         rows *= x->shape[i];
     const int64_t x_shape[DEMIST_MAX_RANK] = {x->shape[0], rows, x->shape[last]};
     const int64_t y_shape[DEMIST_MAX_RANK] = {y->shape[0], rows, y->shape[last]};
-    const struct cpu_view x_old = *x, y_old = *y;
-    cpu_reshape(&x_old, 3, x_shape, x);
-    cpu_reshape(&y_old, 3, y_shape, y);
+    const demist_view x_old = *x, y_old = *y;
+    demist_view_reshape(&x_old, 3, x_shape, x);
+    demist_view_reshape(&y_old, 3, y_shape, y);
     return DEMIST_OK;
 }
 
@@ -661,7 +662,7 @@ static demist_status plan_linear(demist_program *p, const struct cpu_fused *f,
                                  struct cpu_product *c)
 {
     const demist_node *node = f->chain[0];
-    struct cpu_view x, y;
+    demist_view x, y;
     CPU_TRY(cpu_value_as_stored(p, node->inputs[0], &x));
     const int32_t rank = x.rank;
     int64_t rows = 1;
@@ -683,7 +684,7 @@ static demist_status plan_linear(demist_program *p, const struct cpu_fused *f,
         CPU_TRY(cpu_merge_rows(p, f->result->id, &x, &y));
     CPU_TRY(cpu_grid_of(p, f->result->id, &x, &x, x.rank - 1, &c->x));
     CPU_TRY(cpu_grid_of(p, f->result->id, &y, &y, y.rank - 1, &c->y));
-    p->flops += 2 * (double)cpu_elements(&x) * (double)c->filters;
+    p->flops += 2 * (double)demist_view_elements(&x) * (double)c->filters;
     return DEMIST_OK;
 }
 
@@ -700,14 +701,14 @@ static demist_status plan_weights(demist_program *p, const struct cpu_fused *f,
     if (c->dynamic) {
         CPU_TRY(cpu_value_of(p, node->inputs[1], &c->weight_view));
         const int32_t order[DEMIST_MAX_RANK] = {0, 1, 2, 3, 4, 5, 6, 7};
-        if (!cpu_is_dense(&c->weight_view))
+        if (!demist_view_is_dense(&c->weight_view))
             CPU_TRY(cpu_materialise(p, f->result->id, order, false, &c->weight_view));
         if (has_bias)
             CPU_TRY(cpu_value_of(p, node->inputs[2], &c->bias_view));
-        if (has_bias && !cpu_is_dense(&c->bias_view))
+        if (has_bias && !demist_view_is_dense(&c->bias_view))
             CPU_TRY(cpu_materialise(p, f->result->id, order, false, &c->bias_view));
         const int64_t floats = c->packed_floats + bias_floats(k, c) + 1024;
-        c->packed_view = (struct cpu_view){.storage = cpu_new_storage(p, false, floats)};
+        c->packed_view = (demist_view){.storage = cpu_new_storage(p, false, floats)};
         return c->packed_view.storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
     }
     CPU_TRY(cpu_data_of(p, node->inputs[1], &c->weight, pending));

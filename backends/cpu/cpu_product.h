@@ -31,14 +31,14 @@ struct cpu_product {
     bool dynamic, frozen;
     const float *weight, *bias, *norm[4]; /* gamma, beta, mean, variance; NULL: none */
     float eps;
-    struct cpu_view weight_view, bias_view, packed_view;
+    demist_view weight_view, bias_view, packed_view;
     float *packed, *packed_bias; /* bias: [groups][whole panels] */
     int64_t panel_width, panels; /* of one group */
     int64_t packed_floats;
     int32_t n_posts;
     struct cpu_post posts[CPU_MAX_POSTS];
     /* Winograd: transformed tiles of some images at a time */
-    struct cpu_view tiles_view;
+    demist_view tiles_view;
     bool pairs;                                           /* tiles of bf16 numbers */
     int64_t tiles_y, tiles_x, images_at_once, plane, row; /* floats between positions, tiles */
     int up;                                               /* log2 of the upsampling of x */

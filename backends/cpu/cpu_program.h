@@ -15,6 +15,7 @@
 
 #include <demist/backend.h>
 #include <demist/random.h>
+#include <demist/view.h>
 
 #include <string.h>
 
@@ -42,27 +43,25 @@ enum cpu_place {
     CPU_OUTPUT, /* where: index of the graph's output */
 };
 
+enum cpu_type {          /* of elements: a view's and its storage's are the same */
+                CPU_F32, /* or i32, by its bits */
+                CPU_BF16,
+};
+
 struct cpu_storage {
     enum cpu_place place;
-    bool batched, bf16;
+    enum cpu_type type;
+    bool batched;
     int64_t elements; /* of one image if batched */
     int64_t where;
     void *data;
     int32_t first, last; /* steps between which it must live */
 };
 
-struct cpu_view {
-    int32_t storage;
-    bool batched; /* shape[0] is the number of images of an execution */
-    bool bf16;    /* elements are bf16 numbers */
-    int32_t rank;
-    int64_t shape[DEMIST_MAX_RANK], stride[DEMIST_MAX_RANK], offset; /* in elements */
-};
-
 /* One value read as pixels of channels: element (n, y, x, c) at n·image + y·row + x·column +
  * c·channel. */
 struct cpu_grid {
-    struct cpu_view view;
+    demist_view view;
     int64_t image, row, column, channel;
 };
 
@@ -85,7 +84,7 @@ struct cpu_value {
     int32_t rank;
     int64_t shape[DEMIST_MAX_RANK];
     bool defined;
-    struct cpu_view view;
+    demist_view view;
     int32_t ready;  /* the step after which it is there; −1: before the first */
     int32_t inside; /* OBSERVE: the node that this one was fused into, −1: none */
     int32_t param;  /* index in graph->params, −1: none */
@@ -137,19 +136,19 @@ struct cpu_run {
 };
 
 /* Bytes of an element. */
-static inline int64_t cpu_size(bool bf16)
+static inline int64_t cpu_size(int32_t type)
 {
-    return bf16 ? 2 : 4;
+    return type == CPU_BF16 ? 2 : 4;
 }
 
 /* The view's element number `at`. */
-static inline void *cpu_element(const struct cpu_run *run, const struct cpu_view *view, int64_t at)
+static inline void *cpu_element(const struct cpu_run *run, const demist_view *view, int64_t at)
 {
-    return run->bases[view->storage] + (view->offset + at) * cpu_size(view->bf16);
+    return run->bases[view->storage] + (view->offset + at) * cpu_size(view->type);
 }
 
 /* The start of a view of floats. */
-static inline float *cpu_at(const struct cpu_run *run, const struct cpu_view *view)
+static inline float *cpu_at(const struct cpu_run *run, const demist_view *view)
 {
     return cpu_element(run, view, 0);
 }
@@ -171,7 +170,7 @@ static inline float cpu_from_bf16(uint16_t x)
 }
 
 /* Entries along the first axis, where it is not the only one. */
-static inline int64_t cpu_images(const struct cpu_run *run, const struct cpu_view *view)
+static inline int64_t cpu_images(const struct cpu_run *run, const demist_view *view)
 {
     return view->batched ? run->images : view->rank > 1 ? view->shape[0] : 1;
 }
@@ -200,18 +199,7 @@ static inline int64_t cpu_least(int64_t a, int64_t b)
  * is too little to be worth waking anybody. */
 void cpu_parallel(const struct cpu_run *run, int64_t n, demist_task fn, void *arg, double work);
 
-/* --- views (cpu_view.c) --- */
-
-/* Elements of one image if batched, of all otherwise. */
-int64_t cpu_elements(const struct cpu_view *view);
-/* Dense and row-major, of storage `storage`. */
-struct cpu_view cpu_dense(int32_t storage, bool batched, int32_t rank, const int64_t *shape);
-bool cpu_is_dense(const struct cpu_view *view);
-/* As `view` read in another shape; false: strides cannot express it. */
-bool cpu_reshape(const struct cpu_view *view, int32_t rank, const int64_t *shape,
-                 struct cpu_view *out);
-/* `view` broadcast to the shape of `to`, aligned at the right; axes that repeat have stride 0. */
-struct cpu_view cpu_broadcast(const struct cpu_view *view, const struct cpu_view *to);
+/* --- loops (cpu_nest.c) --- */
 
 /* Loops over the elements of several views of one shape: the first axis is the images', then the
  * others in the order of the first view's strides, neighbours merged. */
@@ -221,7 +209,7 @@ struct cpu_nest {
     int64_t size[DEMIST_MAX_RANK + 1], stride[CPU_MAX_OPERANDS][DEMIST_MAX_RANK + 1];
 };
 
-void cpu_nest_init(struct cpu_nest *nest, int32_t n, const struct cpu_view *views);
+void cpu_nest_init(struct cpu_nest *nest, int32_t n, const demist_view *views);
 /* Starts of every view's row (a run along the innermost axis) number `row`, in elements. */
 void cpu_nest_row(const struct cpu_nest *nest, int64_t row, int64_t *starts);
 int64_t cpu_nest_rows(const struct cpu_nest *nest, int64_t images);
@@ -236,7 +224,7 @@ float *cpu_new_floats(demist_program *p, int64_t n);
 int32_t cpu_new_storage(demist_program *p, bool batched, int64_t elements);
 int32_t cpu_new_storage_as(demist_program *p, bool bf16, bool batched, int64_t elements);
 /* The next step reads or writes the view. */
-void cpu_touch(demist_program *p, const struct cpu_view *view);
+void cpu_touch(demist_program *p, const demist_view *view);
 /* Appends the step; its storages must have been touched. NULL: out of memory. */
 struct cpu_step *cpu_add_step(demist_program *p, int32_t node,
                               demist_status (*run)(struct cpu_run *, const void *), void *op);
@@ -245,9 +233,8 @@ void cpu_need_scratch(demist_program *p, int64_t floats);
 
 /* The value of a node as a view (copies parameters' data on first use): of f32 or i32, or as it is
  * stored. */
-demist_status cpu_value_of(demist_program *p, const demist_node *node, struct cpu_view *view);
-demist_status cpu_value_as_stored(demist_program *p, const demist_node *node,
-                                  struct cpu_view *view);
+demist_status cpu_value_of(demist_program *p, const demist_node *node, demist_view *view);
+demist_status cpu_value_as_stored(demist_program *p, const demist_node *node, demist_view *view);
 /* Whether the node's result is to be stored as bf16: in that precision, what has pixels or tokens
  * and is no output. */
 bool cpu_keeps_bf16(const demist_program *p, const demist_node *node);
@@ -259,23 +246,23 @@ bool cpu_is_fixed(const demist_node *node);
 /* The node's result: a new storage of bf16 or not, pixel-major (channels innermost, padded) or
  * dense; or a place in the concatenation that it goes to, whose storage decides about bf16. */
 demist_status cpu_result_pixels(demist_program *p, const demist_node *node, bool bf16,
-                                struct cpu_view *view);
+                                demist_view *view);
 demist_status cpu_result_dense(demist_program *p, const demist_node *node, bool bf16,
-                               struct cpu_view *view);
+                               demist_view *view);
 /* With the order of axes that `like` has in memory. */
 demist_status cpu_result_like(demist_program *p, const demist_node *node, bool bf16,
-                              const struct cpu_view *like, struct cpu_view *view);
+                              const demist_view *like, demist_view *view);
 /* A copy of the view, in memory by descending order[] of its axes (first axis first). */
 demist_status cpu_materialise(demist_program *p, int32_t node, const int32_t *order, bool bf16,
-                              struct cpu_view *view);
+                              demist_view *view);
 /* Makes a value of f32 one of bf16 or the other way round, unless it is; channels (axis 1), or the
  * last axis, become innermost then. */
 demist_status cpu_need_format(demist_program *p, int32_t node, bool pixels, bool bf16,
-                              struct cpu_view *view);
+                              demist_view *view);
 /* Makes the channels (axis 1) innermost unless they are; then the other axes collapse to one. */
-demist_status cpu_need_pixels(demist_program *p, int32_t node, struct cpu_view *view);
+demist_status cpu_need_pixels(demist_program *p, int32_t node, demist_view *view);
 /* Makes the last axis contiguous unless it is. */
-demist_status cpu_need_rows(demist_program *p, int32_t node, struct cpu_view *view);
+demist_status cpu_need_rows(demist_program *p, int32_t node, demist_view *view);
 
 /* --- ops: each adds the steps of one node; `node` holds the result, `body` is what to compute ---
  */
@@ -296,11 +283,10 @@ struct cpu_fused {
 
 /* Elements of `view` broadcast to the shape of `to`, as a grid: axis 0 the images, axis `channel`
  * the channels, at most two others; its channels made contiguous unless they are, or repeat. */
-demist_status cpu_grid_of(demist_program *p, int32_t node, const struct cpu_view *view,
-                          const struct cpu_view *to, int32_t channel, struct cpu_grid *grid);
+demist_status cpu_grid_of(demist_program *p, int32_t node, const demist_view *view,
+                          const demist_view *to, int32_t channel, struct cpu_grid *grid);
 /* Two values [.., K] and [.., O] of one leading shape, y dense, as [images, rows, channels]. */
-demist_status cpu_merge_rows(demist_program *p, int32_t node, struct cpu_view *x,
-                             struct cpu_view *y);
+demist_status cpu_merge_rows(demist_program *p, int32_t node, demist_view *x, demist_view *y);
 /* An op of one input without parameters. */
 static inline bool cpu_is_activation(demist_op op)
 {
@@ -308,9 +294,9 @@ static inline bool cpu_is_activation(demist_op op)
 }
 /* chain[1…] as posts on a value laid out as `result`, from `first` on; operands as they are stored,
  * or as floats. */
-demist_status cpu_posts_of(demist_program *p, const struct cpu_fused *f,
-                           const struct cpu_view *result, int32_t channel, int32_t first,
-                           bool as_stored, struct cpu_post *posts, int32_t *n);
+demist_status cpu_posts_of(demist_program *p, const struct cpu_fused *f, const demist_view *result,
+                           int32_t channel, int32_t first, bool as_stored, struct cpu_post *posts,
+                           int32_t *n);
 /* A tile [rows][ld]: pixel (image, y, x) of each row, channels from `channel` on, n of them. */
 struct cpu_tile {
     float *data;
@@ -334,10 +320,10 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node);
 demist_status cpu_add_matmul(demist_program *p, const demist_node *node);
 /* cpu_shape.c */
 struct cpu_copy;
-demist_status cpu_add_copy(demist_program *p, int32_t node, const struct cpu_view *to,
-                           const struct cpu_view *from);
-struct cpu_copy *cpu_copy_init(struct cpu_copy *copy, const struct cpu_view *to,
-                               const struct cpu_view *from);
+demist_status cpu_add_copy(demist_program *p, int32_t node, const demist_view *to,
+                           const demist_view *from);
+struct cpu_copy *cpu_copy_init(struct cpu_copy *copy, const demist_view *to,
+                               const demist_view *from);
 size_t cpu_copy_size(void);
 void cpu_copy_run(const struct cpu_run *run, const struct cpu_copy *copy, void *to);
 demist_status cpu_add_concat(demist_program *p, const demist_node *node);

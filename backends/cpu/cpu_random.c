@@ -7,7 +7,7 @@ struct philox {
     demist_op op;
     const char *name;
     demist_attrs attrs;
-    struct cpu_view to;
+    demist_view to;
     int64_t elements;
 };
 
@@ -89,7 +89,7 @@ demist_status cpu_add_philox(demist_program *p, const demist_node *node)
 
 struct scalar {
     int32_t slot;
-    struct cpu_view to;
+    demist_view to;
 };
 
 static demist_status run_scalar(struct cpu_run *run, const void *op)

@@ -7,7 +7,7 @@
 
 struct reduce {
     demist_op op;
-    struct cpu_view from, to; /* from: what is kept of x, with the result's shape */
+    demist_view from, to; /* from: what is kept of x, with the result's shape */
     struct cpu_nest kept, gone;
     int64_t count;
 };
@@ -92,7 +92,7 @@ demist_status cpu_add_reduce(demist_program *p, const demist_node *node)
     CPU_TRY(cpu_value_of(p, node->inputs[0], &r->from));
     CPU_TRY(cpu_result_dense(p, node, false, &r->to));
     p->values[node->id].view = r->to;
-    struct cpu_view gone = {.rank = 0};
+    demist_view gone = {.rank = 0};
     r->count = 1;
     for (int32_t i = 0; i < node->rank; i++)
         if (node->attrs.reduce.axes >> i & 1) {
@@ -102,7 +102,7 @@ demist_status cpu_add_reduce(demist_program *p, const demist_node *node)
             r->from.shape[i] = 1;
             r->from.stride[i] = 0;
         }
-    const struct cpu_view kept[2] = {r->to, r->from};
+    const demist_view kept[2] = {r->to, r->from};
     cpu_nest_init(&r->kept, 2, kept);
     cpu_nest_init(&r->gone, 1, &gone);
     cpu_touch(p, &r->from);
@@ -113,7 +113,7 @@ demist_status cpu_add_reduce(demist_program *p, const demist_node *node)
 /* --- SOFTMAX --- */
 
 struct softmax {
-    struct cpu_view from, to;
+    demist_view from, to;
     struct cpu_nest lines; /* all axes but the one */
     int64_t n, from_step, to_step;
 };
@@ -165,7 +165,7 @@ demist_status cpu_add_softmax(demist_program *p, const demist_node *node)
     s->n = node->shape[axis];
     s->from_step = s->from.stride[axis];
     s->to_step = s->to.stride[axis];
-    struct cpu_view lines[2] = {s->to, s->from};
+    demist_view lines[2] = {s->to, s->from};
     for (int i = 0; i < 2; i++)
         lines[i].shape[axis] = 1;
     cpu_nest_init(&s->lines, 2, lines);
@@ -178,7 +178,7 @@ demist_status cpu_add_softmax(demist_program *p, const demist_node *node)
 /* --- BATCH_SUM: over the images, in their order --- */
 
 struct batch_sum {
-    struct cpu_view from, to;
+    demist_view from, to;
     struct cpu_nest nest; /* the result and one image */
 };
 
@@ -221,7 +221,7 @@ demist_status cpu_add_batch_sum(demist_program *p, const demist_node *node)
     CPU_TRY(cpu_value_of(p, node->inputs[0], &s->from));
     CPU_TRY(cpu_result_dense(p, node, false, &s->to));
     p->values[node->id].view = s->to;
-    struct cpu_view views[2] = {s->to, s->from};
+    demist_view views[2] = {s->to, s->from};
     views[1].batched = false;
     views[1].shape[0] = 1;
     views[1].stride[0] = 0;

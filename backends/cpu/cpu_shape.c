@@ -7,7 +7,7 @@
 /* --- copies --- */
 
 struct cpu_copy {
-    struct cpu_view to, from;
+    demist_view to, from;
     struct cpu_nest nest;
 };
 
@@ -25,10 +25,10 @@ size_t cpu_copy_size(void)
     return sizeof(struct cpu_copy);
 }
 
-struct cpu_copy *cpu_copy_init(struct cpu_copy *copy, const struct cpu_view *to,
-                               const struct cpu_view *from)
+struct cpu_copy *cpu_copy_init(struct cpu_copy *copy, const demist_view *to,
+                               const demist_view *from)
 {
-    const struct cpu_view views[2] = {*to, *from};
+    const demist_view views[2] = {*to, *from};
     copy->to = *to;
     copy->from = *from;
     cpu_nest_init(&copy->nest, 2, views);
@@ -41,18 +41,18 @@ static void copy_row(const struct cpu_kernels *k, const struct cpu_copy *copy, c
     const int32_t inner = copy->nest.rank - 1;
     const int64_t n = copy->nest.size[inner];
     const int64_t t = copy->nest.stride[0][inner], s = copy->nest.stride[1][inner];
-    const bool same = copy->to.bf16 == copy->from.bf16, dense = t == 1 && s == 1;
-    const size_t size = (size_t)cpu_size(copy->to.bf16);
+    const bool same = copy->to.type == copy->from.type, dense = t == 1 && s == 1;
+    const size_t size = (size_t)cpu_size(copy->to.type);
     if (dense && same)
         memcpy(to, from, (size_t)n * size);
-    else if (dense && copy->to.bf16)
+    else if (dense && copy->to.type == CPU_BF16)
         k->narrow(n, (const float *)(const void *)from, (uint16_t *)(void *)to);
     else if (dense)
         k->widen(n, (const uint16_t *)(const void *)from, (float *)(void *)to);
     else if (same)
         for (int64_t i = 0; i < n; i++) /* i32 values too: bits, not floats */
             memcpy(to + i * t * (int64_t)size, from + i * s * (int64_t)size, size);
-    else if (copy->to.bf16)
+    else if (copy->to.type == CPU_BF16)
         for (int64_t i = 0; i < n; i++)
             ((uint16_t *)(void *)to)[i * t] =
                 (uint16_t)cpu_to_bf16(((const float *)(const void *)from)[i * s]);
@@ -71,8 +71,8 @@ static void copy_task(void *arg, int64_t task, int worker)
         int64_t starts[2];
         cpu_nest_row(&call->copy->nest, row, starts);
         copy_row(call->run->kernels, call->copy,
-                 call->to + starts[0] * cpu_size(call->copy->to.bf16),
-                 call->from + starts[1] * cpu_size(call->copy->from.bf16));
+                 call->to + starts[0] * cpu_size(call->copy->to.type),
+                 call->from + starts[1] * cpu_size(call->copy->from.type));
     }
 }
 
@@ -113,7 +113,7 @@ void cpu_copy_run(const struct cpu_run *run, const struct cpu_copy *copy, void *
     const int64_t length = nest->size[inner];
     call.rows = cpu_nest_rows(nest, run->images);
     const double work = (double)call.rows * (double)length;
-    const bool words = !copy->to.bf16 && !copy->from.bf16;
+    const bool words = copy->to.type != CPU_BF16 && copy->from.type != CPU_BF16;
     for (int32_t i = 1; i < inner && words; i++)
         if (nest->stride[1][i] == 1 && nest->stride[0][inner] == 1 && nest->stride[1][inner] != 1)
             call.across = i;
@@ -133,8 +133,8 @@ static demist_status run_copy(struct cpu_run *run, const void *op)
     return DEMIST_OK;
 }
 
-demist_status cpu_add_copy(demist_program *p, int32_t node, const struct cpu_view *to,
-                           const struct cpu_view *from)
+demist_status cpu_add_copy(demist_program *p, int32_t node, const demist_view *to,
+                           const demist_view *from)
 {
     struct cpu_copy *copy = cpu_new(p, sizeof *copy);
     if (!copy)
@@ -148,7 +148,7 @@ demist_status cpu_add_copy(demist_program *p, int32_t node, const struct cpu_vie
 /* --- PAD --- */
 
 struct fill {
-    struct cpu_view to;
+    demist_view to;
     int64_t elements;
 };
 
@@ -162,7 +162,7 @@ static demist_status run_fill(struct cpu_run *run, const void *op)
 
 demist_status cpu_add_pad(demist_program *p, const demist_node *node)
 {
-    struct cpu_view from, inner;
+    demist_view from, inner;
     CPU_TRY(cpu_value_of(p, node->inputs[0], &from));
     struct fill *fill = cpu_new(p, sizeof *fill);
     if (!fill)
@@ -185,7 +185,7 @@ demist_status cpu_add_pad(demist_program *p, const demist_node *node)
 
 struct embedding {
     const char *name;
-    struct cpu_view table, ids, to;
+    demist_view table, ids, to;
     struct cpu_nest nest; /* over ids, and the result's rows */
 };
 
@@ -226,7 +226,7 @@ demist_status cpu_add_embedding(demist_program *p, const demist_node *node)
     CPU_TRY(cpu_value_of(p, node->inputs[1], &e->ids));
     CPU_TRY(cpu_result_dense(p, node, false, &e->to));
     p->values[node->id].view = e->to;
-    struct cpu_view views[2] = {e->ids, e->to};
+    demist_view views[2] = {e->ids, e->to};
     views[1].rank = views[0].rank;
     cpu_nest_init(&e->nest, 2, views);
     cpu_touch(p, &e->table);

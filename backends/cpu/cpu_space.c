@@ -27,7 +27,7 @@ static const void *stored_pixel(const struct call *call, int64_t image, int64_t 
 static const float *pixel(const struct call *call, int64_t image, int64_t y, int64_t x, float *room)
 {
     const void *stored = stored_pixel(call, image, y, x);
-    if (!call->s->x.view.bf16)
+    if (call->s->x.view.type != CPU_BF16)
         return stored;
     call->run->kernels->widen(call->s->channels, stored, room);
     return room;
@@ -95,8 +95,8 @@ static void space_task(void *arg, int64_t task, int worker)
     const struct call *call = arg;
     const struct space *s = call->s;
     const int64_t image = task / s->out_height, y = task % s->out_height;
-    const bool as_stored = s->op == DEMIST_OP_UPSAMPLE_NEAREST && s->x.view.bf16 == s->y.view.bf16;
-    const size_t bytes = (size_t)(s->channels * cpu_size(s->y.view.bf16));
+    const bool as_stored = s->op == DEMIST_OP_UPSAMPLE_NEAREST && s->x.view.type == s->y.view.type;
+    const size_t bytes = (size_t)(s->channels * cpu_size(s->y.view.type));
     float *result = cpu_scratch(call->run, worker), *scratch = result + s->channels;
     for (int64_t x = 0; x < s->out_width; x++) {
         void *place =
@@ -105,14 +105,14 @@ static void space_task(void *arg, int64_t task, int worker)
             memcpy(place, stored_pixel(call, image, y / s->factor, x / s->factor), bytes);
             continue;
         }
-        float *out = s->y.view.bf16 ? result : place;
+        float *out = s->y.view.type == CPU_BF16 ? result : place;
         if (s->op == DEMIST_OP_UPSAMPLE_NEAREST)
             repeat(call, image, y, x, out, scratch);
         else if (s->op == DEMIST_OP_RESIZE_BILINEAR)
             resize(call, image, y, x, out, scratch);
         else
             pool(call, image, y, x, out, scratch);
-        if (s->y.view.bf16)
+        if (s->y.view.type == CPU_BF16)
             call->run->kernels->narrow(s->channels, result, place);
     }
 }
@@ -130,7 +130,7 @@ static demist_status run_space(struct cpu_run *run, const void *op)
 
 static demist_status add_space(demist_program *p, const demist_node *node, struct space *s)
 {
-    struct cpu_view x, y;
+    demist_view x, y;
     if (!s)
         return DEMIST_NO_MEMORY;
     s->op = node->op;
@@ -138,7 +138,7 @@ static demist_status add_space(demist_program *p, const demist_node *node, struc
                                                : cpu_value_as_stored(p, node->inputs[0], &x));
     if (x.stride[1] != 1 && x.shape[1] != 1)
         CPU_TRY(cpu_need_pixels(p, node->id, &x));
-    CPU_TRY(cpu_result_pixels(p, node, x.bf16 && cpu_keeps_bf16(p, node), &y));
+    CPU_TRY(cpu_result_pixels(p, node, x.type == CPU_BF16 && cpu_keeps_bf16(p, node), &y));
     p->values[node->id].view = y;
     CPU_TRY(cpu_grid_of(p, node->id, &x, &x, 1, &s->x));
     CPU_TRY(cpu_grid_of(p, node->id, &y, &y, 1, &s->y));

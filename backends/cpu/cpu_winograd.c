@@ -144,8 +144,7 @@ demist_status cpu_winograd_plan(demist_program *p, struct cpu_product *c)
     c->images_at_once = TARGET / (positions(c) * tiles * c->row);
     c->images_at_once = c->images_at_once < 1 ? 1 : cpu_least(c->images_at_once, images);
     c->plane = cpu_round_up(c->images_at_once * tiles * c->row, 16) + 16;
-    c->tiles_view =
-        (struct cpu_view){.storage = cpu_new_storage(p, false, positions(c) * c->plane)};
+    c->tiles_view = (demist_view){.storage = cpu_new_storage(p, false, positions(c) * c->plane)};
     cpu_need_scratch(p, (int64_t)positions(c) * (TILES * k->nr + 16) + 16 * k->nr);
     return c->tiles_view.storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
@@ -171,8 +170,8 @@ static void input_task(void *arg, int64_t task, int worker)
         const int64_t tx = t % c->tiles_x, ty = t / c->tiles_x % c->tiles_y;
         const int64_t image = w->image + t / c->tiles_x / c->tiles_y;
         w->run->kernels->winograd_input(
-            c->winograd, cpu_element(w->run, &c->x.view, image * c->x.image), c->x.view.bf16,
-            c->x.row, c->x.column, (int)c->height, (int)c->width,
+            c->winograd, cpu_element(w->run, &c->x.view, image * c->x.image),
+            c->x.view.type == CPU_BF16, c->x.row, c->x.column, (int)c->height, (int)c->width,
             (int)(ty * c->winograd - c->pad_y), (int)(tx * c->winograd - c->pad_x), c->up,
             c->channels, w->v + t * c->row, c->pairs, c->pairs ? 2 * c->plane : c->plane);
     }
@@ -219,10 +218,10 @@ static bool goes_straight(const struct cpu_product *c, const struct cpu_grid **a
 {
     const struct cpu_post *post = c->n_posts > 0 ? &c->posts[0] : NULL;
     *add = post ? &post->operand : NULL;
-    return c->out_height % c->winograd == 0 && c->out_width % c->winograd == 0 && !c->y.view.bf16 &&
-           c->n_posts <= 1 &&
-           (!post ||
-            (post->op == DEMIST_OP_ADD && post->operand.channel == 1 && !post->operand.view.bf16));
+    return c->out_height % c->winograd == 0 && c->out_width % c->winograd == 0 &&
+           c->y.view.type != CPU_BF16 && c->n_posts <= 1 &&
+           (!post || (post->op == DEMIST_OP_ADD && post->operand.channel == 1 &&
+                      post->operand.view.type != CPU_BF16));
 }
 
 /* From the products at all positions, `position` apart, to the result. */

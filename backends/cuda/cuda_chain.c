@@ -15,7 +15,7 @@ void cu_chain_init(struct cu_chain *c, int32_t n, const demist_node *const *node
     }
 }
 
-int32_t cu_chain_operand(struct cu_chain *c, const demist_node *node, const struct cu_view *view)
+int32_t cu_chain_operand(struct cu_chain *c, const demist_node *node, const demist_view *view)
 {
     for (int32_t i = 0; node && i < c->code.n_operands; i++)
         if (c->operand[i].node == node)
@@ -95,7 +95,7 @@ static demist_status source_of(demist_program *p, struct cu_chain *c, const demi
                                struct source *source)
 {
     const int32_t at = place_of(c, node);
-    struct cu_view view;
+    demist_view view;
     if (at >= 0 && c->kept[at] >= 0) {
         *source = (struct source){CU_KEPT, c->kept[at]};
         return DEMIST_OK;
@@ -140,9 +140,9 @@ bool cu_is_elementwise(demist_op op)
 }
 
 /* c_i is [] or, whatever the rank of x, [N]. */
-static struct cu_view coefficient(const struct cu_view *c, const demist_node *x)
+static demist_view coefficient(const demist_view *c, const demist_node *x)
 {
-    struct cu_view view = {.storage = c->storage, .offset = c->offset, .rank = x->rank};
+    demist_view view = {.storage = c->storage, .offset = c->offset, .rank = x->rank};
     view.batched = demist_is_batched(x);
     memcpy(view.shape, x->shape, sizeof view.shape);
     view.stride[0] = c->rank > 0 ? c->stride[0] : 0;
@@ -154,7 +154,7 @@ static demist_status add_lincomb(demist_program *p, struct cu_chain *c, const de
     const int32_t k = node->n_inputs / 2;
     for (int32_t i = 0; i < k; i++) {
         struct source x;
-        struct cu_view view;
+        demist_view view;
         CU_TRY(cu_value_of(p, node->inputs[k + i], &view));
         view = coefficient(&view, node->inputs[i]);
         CU_TRY(source_of(p, c, node->inputs[i], &x));

@@ -92,13 +92,13 @@ static void put_fix(struct cu_draft *d, const void *field, struct cu_fix fix)
     d->launch.n_fixes++;
 }
 
-void cu_put_in(struct cu_draft *d, const void *field, const struct cu_view *view)
+void cu_put_in(struct cu_draft *d, const void *field, const demist_view *view)
 {
     put_fix(d, field,
             (struct cu_fix){.kind = CU_FIX_IN, .storage = view->storage, .offset = view->offset});
 }
 
-void cu_put_out(struct cu_draft *d, const void *field, const struct cu_view *view)
+void cu_put_out(struct cu_draft *d, const void *field, const demist_view *view)
 {
     put_fix(d, field,
             (struct cu_fix){.kind = CU_FIX_OUT, .storage = view->storage, .offset = view->offset});
@@ -204,13 +204,13 @@ static demist_status define_fixed(demist_program *p, const demist_node *node)
     if (storage < 0)
         return DEMIST_NO_MEMORY;
     p->storages[storage].written = true;
-    value->view = cu_dense(storage, false, node->rank, node->shape);
+    value->view = demist_view_dense(storage, false, node->rank, node->shape);
     value->defined = true;
     value->ready = -1;
     return DEMIST_OK;
 }
 
-demist_status cu_value_of(demist_program *p, const demist_node *node, struct cu_view *view)
+demist_status cu_value_of(demist_program *p, const demist_node *node, demist_view *view)
 {
     struct cu_value *value = &p->values[node->id];
     if (!value->defined && is_fixed(node))
@@ -224,7 +224,7 @@ demist_status cu_value_of(demist_program *p, const demist_node *node, struct cu_
     return DEMIST_OK;
 }
 
-void cu_set_result(demist_program *p, const demist_node *node, const struct cu_view *view)
+void cu_set_result(demist_program *p, const demist_node *node, const demist_view *view)
 {
     p->values[node->id].view = *view;
 }
@@ -238,7 +238,7 @@ enum cu_type cu_type_of_result(const demist_program *p, const demist_node *node)
 }
 
 enum cu_type cu_type_like(const demist_program *p, const demist_node *node, int32_t n,
-                          const struct cu_view *inputs)
+                          const demist_view *inputs)
 {
     enum cu_type type = wide_type(node);
     for (int32_t i = 0; i < n && !p->values[node->id].is_output; i++) {
@@ -252,89 +252,50 @@ enum cu_type cu_type_like(const demist_program *p, const demist_node *node, int3
 
 /* --- where results go --- */
 
-/* Strides with axes in memory as order[] says; returns the elements of an image. */
-static int64_t lay_out(struct cu_view *view, const int32_t *order)
-{
-    int64_t step = 1;
-    for (int32_t i = view->rank - 1; i >= 0; i--) {
-        view->stride[order[i]] = step;
-        if (!view->batched || order[i] != 0)
-            step *= view->shape[order[i]];
-    }
-    return step;
-}
-
 demist_status cu_result(demist_program *p, const demist_node *node, const int32_t *order,
-                        enum cu_type type, struct cu_view *view)
+                        enum cu_type type, demist_view *view)
 {
-    *view = (struct cu_view){.batched = demist_is_batched(node), .rank = node->rank};
+    *view = (demist_view){.batched = demist_is_batched(node), .rank = node->rank};
     memcpy(view->shape, node->shape, sizeof view->shape);
-    const int64_t elements = lay_out(view, order);
+    const int64_t elements = demist_view_lay_out(view, order);
     view->storage = cu_new_storage(p, view->batched, elements, type);
     return view->storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
 
-static void order_rows(int32_t rank, int32_t *order)
-{
-    for (int32_t i = 0; i < rank; i++)
-        order[i] = i;
-}
-
-/* `axis` innermost, the others as they are. */
-static void order_last(int32_t rank, int32_t axis, int32_t *order)
-{
-    int32_t n = 0;
-    for (int32_t i = 0; i < rank; i++)
-        if (i != axis)
-            order[n++] = i;
-    if (rank > 0)
-        order[rank - 1] = axis;
-}
-
 demist_status cu_result_pixels(demist_program *p, const demist_node *node, enum cu_type type,
-                               struct cu_view *view)
+                               demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
-    order_last(node->rank, node->rank > 1 ? 1 : 0, order);
+    demist_order_last(node->rank, node->rank > 1 ? 1 : 0, order);
     return cu_result(p, node, order, type, view);
 }
 
 demist_status cu_result_dense(demist_program *p, const demist_node *node, enum cu_type type,
-                              struct cu_view *view)
+                              demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
-    order_rows(node->rank, order);
+    demist_order_rows(node->rank, order);
     return cu_result(p, node, order, type, view);
 }
 
-demist_status cu_result_like(demist_program *p, const demist_node *node, const struct cu_view *like,
-                             enum cu_type type, struct cu_view *view)
+demist_status cu_result_like(demist_program *p, const demist_node *node, const demist_view *like,
+                             enum cu_type type, demist_view *view)
 {
-    int32_t order[DEMIST_MAX_RANK];
-    const int32_t first = demist_is_batched(node) ? 1 : 0;
-    if (like->rank != node->rank)
+    int32_t order[DEMIST_MAX_RANK] = {0};
+    const bool batched = demist_is_batched(node);
+    bool fits = like->rank == node->rank;
+    for (int32_t i = batched ? 1 : 0; i < node->rank && fits; i++)
+        fits = like->shape[i] == node->shape[i];
+    if (!fits || !demist_order_like(like, batched, order))
         return cu_result_dense(p, node, type, view);
-    for (int32_t i = first; i < node->rank; i++)
-        if (like->shape[i] != node->shape[i] || (like->stride[i] == 0 && like->shape[i] != 1))
-            return cu_result_dense(p, node, type, view); /* a repeated axis tells no order */
-    order_rows(node->rank, order);
-    for (int32_t i = first; i < node->rank; i++) {
-        int32_t at = i;
-        while (at > first && like->shape[i] != 1 &&
-               (like->shape[order[at - 1]] == 1 || like->stride[order[at - 1]] < like->stride[i])) {
-            order[at] = order[at - 1];
-            at--;
-        }
-        order[at] = i;
-    }
     return cu_result(p, node, order, type, view);
 }
 
 demist_status cu_materialise(demist_program *p, int32_t node, const int32_t *order,
-                             struct cu_view *view)
+                             demist_view *view)
 {
-    const struct cu_view from = *view;
-    const int64_t elements = lay_out(view, order);
+    const demist_view from = *view;
+    const int64_t elements = demist_view_lay_out(view, order);
     view->offset = 0;
     view->storage = cu_new_storage(p, view->batched, elements, cu_type_of(p, &from));
     if (view->storage < 0)
@@ -342,7 +303,7 @@ demist_status cu_materialise(demist_program *p, int32_t node, const int32_t *ord
     return cu_add_copy(p, node, view, &from);
 }
 
-demist_status cu_need_pixels(demist_program *p, int32_t node, struct cu_view *view)
+demist_status cu_need_pixels(demist_program *p, int32_t node, demist_view *view)
 {
     bool fits = view->rank < 2 || view->stride[1] == 1 || view->shape[1] == 1;
     int64_t inner = -1; /* stride that the next axis to the left must have */
@@ -355,61 +316,38 @@ demist_status cu_need_pixels(demist_program *p, int32_t node, struct cu_view *vi
     if (fits)
         return DEMIST_OK;
     int32_t order[DEMIST_MAX_RANK];
-    order_last(view->rank, 1, order);
+    demist_order_last(view->rank, 1, order);
     return cu_materialise(p, node, order, view);
 }
 
-demist_status cu_need_contiguous(demist_program *p, int32_t node, int32_t axis,
-                                 struct cu_view *view)
+demist_status cu_need_contiguous(demist_program *p, int32_t node, int32_t axis, demist_view *view)
 {
     if (view->stride[axis] == 1 || view->shape[axis] == 1)
         return DEMIST_OK;
     int32_t order[DEMIST_MAX_RANK];
-    order_last(view->rank, axis, order);
+    demist_order_last(view->rank, axis, order);
     return cu_materialise(p, node, order, view);
 }
 
-demist_status cu_need_dense(demist_program *p, int32_t node, struct cu_view *view)
+demist_status cu_need_dense(demist_program *p, int32_t node, demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
-    if (cu_is_dense(view))
+    if (demist_view_is_dense(view))
         return DEMIST_OK;
-    order_rows(view->rank, order);
+    demist_order_rows(view->rank, order);
     return cu_materialise(p, node, order, view);
 }
 
 /* --- ops that move nothing, and concatenation --- */
 
-static demist_status add_reshape(demist_program *p, const demist_node *node)
-{
-    struct cu_view from, to;
-    CU_TRY(cu_value_of(p, node->inputs[0], &from));
-    if (!cu_reshape(&from, node->rank, node->shape, &to)) {
-        CU_TRY(cu_need_dense(p, node->id, &from));
-        cu_reshape(&from, node->rank, node->shape, &to);
-    }
-    cu_set_result(p, node, &to);
-    return DEMIST_OK;
-}
-
 static demist_status add_view(demist_program *p, const demist_node *node)
 {
-    struct cu_view from, to;
+    demist_view from, to;
     CU_TRY(cu_value_of(p, node->inputs[0], &from));
-    to = from;
-    if (node->op == DEMIST_OP_SLICE) {
-        const int32_t axis = node->attrs.slice.axis;
-        to.offset += node->attrs.slice.start * from.stride[axis];
-        to.stride[axis] *= node->attrs.slice.step;
-    } else if (node->op == DEMIST_OP_EXPAND) {
-        struct cu_view shape = {.batched = demist_is_batched(node), .rank = node->rank};
-        memcpy(shape.shape, node->shape, sizeof shape.shape);
-        to = cu_broadcast(&from, &shape);
-    } else {
-        for (int32_t i = 0; i < node->rank; i++)
-            to.stride[i] = from.stride[node->attrs.transpose.perm[i]];
+    if (!demist_view_of_node(node, &from, &to)) {
+        CU_TRY(cu_need_dense(p, node->id, &from));
+        demist_view_of_node(node, &from, &to);
     }
-    memcpy(to.shape, node->shape, sizeof to.shape);
     cu_set_result(p, node, &to);
     return DEMIST_OK;
 }
@@ -417,7 +355,7 @@ static demist_status add_view(demist_program *p, const demist_node *node)
 static demist_status add_concat(demist_program *p, const demist_node *node)
 {
     const int32_t axis = node->attrs.axis.axis;
-    struct cu_view whole, from;
+    demist_view whole, from;
     int64_t offset = 0;
     enum cu_type type = wide_type(node);
     for (int32_t i = 0; i < node->n_inputs; i++) {
@@ -431,7 +369,7 @@ static demist_status add_concat(demist_program *p, const demist_node *node)
     else
         CU_TRY(cu_result_dense(p, node, type, &whole));
     for (int32_t i = 0; i < node->n_inputs; i++) {
-        struct cu_view to = whole;
+        demist_view to = whole;
         CU_TRY(cu_value_of(p, node->inputs[i], &from));
         to.shape[axis] = from.shape[axis];
         to.offset += offset * whole.stride[axis];
@@ -494,7 +432,6 @@ static demist_status add_node(demist_program *p, const demist_node *node)
     case DEMIST_OP_RESIZE_BILINEAR:
         return cu_add_resize(p, node);
     case DEMIST_OP_RESHAPE:
-        return add_reshape(p, node);
     case DEMIST_OP_TRANSPOSE:
     case DEMIST_OP_SLICE:
     case DEMIST_OP_EXPAND:
@@ -590,7 +527,7 @@ static demist_status define_leaves(demist_program *p, const demist_graph *graph)
         if (storage < 0)
             return DEMIST_NO_MEMORY;
         struct cu_value *value = &p->values[node->id];
-        value->view = cu_dense(storage, demist_is_batched(node), node->rank, node->shape);
+        value->view = demist_view_dense(storage, demist_is_batched(node), node->rank, node->shape);
         value->defined = true;
         value->ready = -1;
         p->input_nodes[i] = node->id;
@@ -609,27 +546,28 @@ static demist_status define_outputs(demist_program *p, const demist_graph *graph
 {
     for (int32_t i = 0; i < graph->n_outputs; i++) {
         const demist_node *node = graph->outputs[i];
-        struct cu_view view;
+        demist_view view = {0};
         CU_TRY(cu_value_of(p, node, &view));
         struct cu_storage *storage = &p->storages[view.storage];
         p->output_nodes[i] = node->id;
         if (storage->place == CU_ARENA && storage->type == wide_type(node) && view.offset == 0 &&
-            cu_is_dense(&view) && storage->batched == view.batched &&
-            storage->elements == cu_elements(&view)) {
+            demist_view_is_dense(&view) && storage->batched == view.batched &&
+            storage->elements == demist_view_elements(&view)) {
             storage->place = CU_OUTPUT;
             storage->where = i;
             continue;
         }
-        const int32_t out = new_storage(p, (struct cu_storage){.place = CU_OUTPUT,
-                                                               .type = wide_type(node),
-                                                               .written = true,
-                                                               .varies = true,
-                                                               .batched = view.batched,
-                                                               .elements = cu_elements(&view),
-                                                               .where = i});
+        const int32_t out =
+            new_storage(p, (struct cu_storage){.place = CU_OUTPUT,
+                                               .type = wide_type(node),
+                                               .written = true,
+                                               .varies = true,
+                                               .batched = view.batched,
+                                               .elements = demist_view_elements(&view),
+                                               .where = i});
         if (out < 0)
             return DEMIST_NO_MEMORY;
-        const struct cu_view to = cu_dense(out, view.batched, view.rank, view.shape);
+        const demist_view to = demist_view_dense(out, view.batched, view.rank, view.shape);
         CU_TRY(cu_add_copy(p, node->id, &to, &view));
     }
     return DEMIST_OK;

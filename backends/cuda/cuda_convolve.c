@@ -10,12 +10,12 @@ enum { MAX_TAPS = 1024, COLUMN_ALIGN = 8 };
 /* A convolution with what follows it. */
 struct conv {
     int32_t node;
-    struct cu_view x, y, w;             /* w: [columns][depth][kh][kw] by strides */
+    demist_view x, y, w;                /* w: [columns][depth][kh][kw] by strides */
     int64_t groups, depth, columns;     /* of one group */
     int64_t w_column, w_depth, w_group; /* strides of w */
     demist_attrs attrs;
     struct cu_chain after;
-    struct cu_view operands[CU_MAX_OPERANDS];
+    demist_view operands[CU_MAX_OPERANDS];
 };
 
 /* --- the call --- */
@@ -24,7 +24,7 @@ static void put_operands(const demist_program *p, struct cu_draft *d, struct cu_
                          const struct cu_product_draft *c)
 {
     for (int32_t k = 0; c->after && k < c->after->code.n_operands; k++) {
-        const struct cu_view *v = &c->operands[k];
+        const demist_view *v = &c->operands[k];
         product->operand[k].type = (int32_t)cu_type_of(p, v);
         memcpy(product->operand[k].stride, v->stride, sizeof product->operand[k].stride);
         cu_put_in(d, &product->operand[k].at, v);
@@ -36,7 +36,7 @@ demist_status cu_add_product_call(demist_program *p, int32_t node, struct cu_pro
     struct cu_draft d;
     struct cu_product *product =
         cu_draft_init(&d, node, "product", cu_run_product_simt, sizeof *product);
-    const struct cu_view taps = {.storage = c->taps};
+    const demist_view taps = {.storage = c->taps};
     *product = c->product;
     product->a_type = (int32_t)cu_type_of(p, &c->a);
     product->b_type = (int32_t)cu_type_of(p, &c->b);
@@ -76,12 +76,12 @@ static int64_t packed_row(const struct conv *c)
 
 /* [group][tap y][tap x][depth][columns], a copy of w seen in that order. */
 static demist_status pack(demist_program *p, const struct conv *c, const struct phase *phase,
-                          struct cu_view *packed)
+                          demist_view *packed)
 {
     const struct axis_taps *ty = &phase->taps[0], *tx = &phase->taps[1];
     const int64_t row = packed_row(c), n_taps = (int64_t)ty->n * tx->n;
     const enum cu_type type = cu_type_of(p, &c->x) == CU_F32 ? CU_F32 : p->narrow;
-    struct cu_view from = c->w;
+    demist_view from = c->w;
     from.rank = 5;
     from.offset += ty->first * c->w.stride[2] + tx->first * c->w.stride[3];
     const int64_t shape[] = {c->groups, ty->n, tx->n, c->depth, c->columns};
@@ -116,7 +116,7 @@ static demist_status put_taps(demist_program *p, const struct phase *phase, int3
 }
 
 static demist_status add_phase(demist_program *p, const struct conv *c, const struct phase *phase,
-                               const struct cu_view *y, const struct cu_view *operands)
+                               const demist_view *y, const demist_view *operands)
 {
     const int32_t n_taps = phase->taps[0].n * phase->taps[1].n;
     struct cu_product_draft draft = {
@@ -144,7 +144,7 @@ static demist_status add_phase(demist_program *p, const struct conv *c, const st
         .operands = operands,
     };
     CU_TRY(put_taps(p, phase, &draft.taps));
-    draft.b = (struct cu_view){.storage = draft.taps}; /* not read without taps */
+    draft.b = (demist_view){.storage = draft.taps}; /* not read without taps */
     if (n_taps > 0)
         CU_TRY(pack(p, c, phase, &draft.b));
     draft.b.offset = 0;
@@ -188,10 +188,10 @@ static struct axis_taps phase_taps(int64_t size, int32_t stride, int32_t pad, in
 }
 
 /* Every stride[axis]-th pixel of a grid, from `first` on. */
-static struct cu_view every(const struct cu_view *grid, const int32_t *stride, const int64_t *first,
-                            int32_t y_axis)
+static demist_view every(const demist_view *grid, const int32_t *stride, const int64_t *first,
+                         int32_t y_axis)
 {
-    struct cu_view view = *grid;
+    demist_view view = *grid;
     for (int axis = 0; axis < 2; axis++) {
         view.offset += first[axis] * grid->stride[y_axis + axis];
         view.stride[y_axis + axis] *= stride[axis];
@@ -212,8 +212,8 @@ static demist_status add_transposed_phase(demist_program *p, const struct conv *
     }
     phase.height = size[0];
     phase.width = size[1];
-    const struct cu_view y = every(&c->y, a->conv.stride, first, 2);
-    struct cu_view operands[CU_MAX_OPERANDS];
+    const demist_view y = every(&c->y, a->conv.stride, first, 2);
+    demist_view operands[CU_MAX_OPERANDS];
     for (int32_t k = 0; k < c->after.code.n_operands; k++)
         operands[k] = every(&c->operands[k], a->conv.stride, first, 1);
     return add_phase(p, c, &phase, &y, operands);
@@ -233,15 +233,15 @@ static demist_status add_transposed(demist_program *p, const struct conv *c)
 
 /* The value in the grid of the result: strides of image, row, column and channel, which is
  * contiguous or repeated. `axis` has the channels in a value of the result's rank. */
-static demist_status operand_grid(demist_program *p, int32_t node, const struct cu_view *value,
-                                  const struct cu_view *result, int32_t axis, struct cu_view *grid)
+static demist_status operand_grid(demist_program *p, int32_t node, const demist_view *value,
+                                  const demist_view *result, int32_t axis, demist_view *grid)
 {
-    struct cu_view v = *value;
+    demist_view v = *value;
     const int32_t own = axis - (result->rank - v.rank);
     if (own >= 0 && v.shape[own] != 1 && v.stride[own] != 0)
         CU_TRY(cu_need_contiguous(p, node, own, &v));
-    v = cu_broadcast(&v, result);
-    *grid = (struct cu_view){.storage = v.storage, .offset = v.offset, .rank = 4};
+    v = demist_view_broadcast(&v, result);
+    *grid = (demist_view){.storage = v.storage, .offset = v.offset, .rank = 4};
     grid->stride[0] = result->rank > 1 ? v.stride[0] : 0;
     int32_t at = 2; /* the last axis that is neither image nor channel is the column */
     for (int32_t i = result->rank - 1; i > 0; i--)
@@ -252,10 +252,9 @@ static demist_status operand_grid(demist_program *p, int32_t node, const struct 
 }
 
 /* A vector of channels in the shape of the result. */
-static struct cu_view along(const struct cu_view *channels, const struct cu_view *result,
-                            int32_t axis)
+static demist_view along(const demist_view *channels, const demist_view *result, int32_t axis)
 {
-    struct cu_view view = *result;
+    demist_view view = *result;
     view.storage = channels->storage;
     view.offset = channels->offset;
     for (int32_t i = 0; i < view.rank; i++)
@@ -264,13 +263,13 @@ static struct cu_view along(const struct cu_view *channels, const struct cu_view
 }
 
 static demist_status build_chain(demist_program *p, const struct cu_fused *f, struct conv *c,
-                                 const struct cu_view *result, int32_t axis)
+                                 const demist_view *result, int32_t axis)
 {
     struct cu_chain *e = &c->after;
     const demist_node *product = f->chain[0];
     cu_chain_init(e, f->n, f->chain);
     if (product->n_inputs > 2) {
-        struct cu_view bias;
+        demist_view bias;
         CU_TRY(cu_value_of(p, product->inputs[2], &bias));
         bias = along(&bias, result, axis);
         cu_chain_add(e, CU_ADD, CU_OPERAND, cu_chain_operand(e, NULL, &bias), CU_NOTHING, 0);
@@ -282,7 +281,7 @@ static demist_status build_chain(demist_program *p, const struct cu_fused *f, st
             CU_TRY(cu_chain_node(p, e, node));
             continue;
         }
-        struct cu_view scale, shift;
+        demist_view scale, shift;
         CU_TRY(cu_fold_norm(p, c->node, node, &scale, &shift));
         scale = along(&scale, result, axis);
         shift = along(&shift, result, axis);
@@ -326,9 +325,9 @@ static demist_status add_conv(demist_program *p, const struct cu_fused *f)
 }
 
 /* A value [.., K] as images of rows of columns of K channels: [n, K, rows, columns] by strides. */
-static struct cu_view as_images(const struct cu_view *v)
+static demist_view as_images(const demist_view *v)
 {
-    struct cu_view image = {.storage = v->storage, .offset = v->offset, .rank = 4};
+    demist_view image = {.storage = v->storage, .offset = v->offset, .rank = 4};
     const int32_t last = v->rank - 1;
     image.batched = v->batched;
     image.shape[0] = v->rank > 1 ? v->shape[0] : 1;
@@ -343,7 +342,7 @@ static struct cu_view as_images(const struct cu_view *v)
 }
 
 /* More than two axes between the first and the last become one. */
-static demist_status flatten(demist_program *p, int32_t node, struct cu_view *v)
+static demist_status flatten(demist_program *p, int32_t node, demist_view *v)
 {
     int64_t shape[DEMIST_MAX_RANK] = {v->shape[0], 1, v->shape[v->rank - 1]};
     if (v->rank <= 4)
@@ -352,7 +351,7 @@ static demist_status flatten(demist_program *p, int32_t node, struct cu_view *v)
     for (int32_t i = 1; i < v->rank - 1; i++)
         shape[1] *= v->shape[i];
     const int64_t offset = v->offset;
-    *v = cu_dense(v->storage, v->batched, 3, shape);
+    *v = demist_view_dense(v->storage, v->batched, 3, shape);
     v->offset = offset;
     return DEMIST_OK;
 }
@@ -361,7 +360,7 @@ static demist_status add_linear(demist_program *p, const struct cu_fused *f)
 {
     const demist_node *node = f->chain[0];
     struct conv c = {.node = f->result->id, .groups = 1};
-    struct cu_view x, y, w, result;
+    demist_view x, y, w, result;
     CU_TRY(cu_value_of(p, node->inputs[0], &x));
     CU_TRY(cu_value_of(p, node->inputs[1], &w));
     CU_TRY(cu_need_contiguous(p, c.node, x.rank - 1, &x));

@@ -4,21 +4,22 @@
 #include <string.h>
 
 static demist_status map_draft(const demist_program *p, int32_t node, const struct cu_chain *c,
-                               const struct cu_view *out, enum cu_type type, struct cu_draft *d)
+                               const demist_view *out, enum cu_type type, struct cu_draft *d)
 {
-    struct cu_view views[CU_MAX_OPERANDS + 1] = {*out};
-    struct cu_nest nest;
+    demist_view views[CU_MAX_OPERANDS + 1] = {*out};
+    demist_nest nest;
     const int32_t n = c->code.n_operands;
     struct cu_map *m = cu_draft_init(d, node, "map", cu_run_map, sizeof *m);
     for (int32_t i = 0; i < n; i++)
-        views[i + 1] = cu_broadcast(&c->operand[i].view, out);
-    cu_nest_init(&nest, n + 1, views);
+        views[i + 1] = demist_view_broadcast(&c->operand[i].view, out);
+    demist_nest_init(&nest, n + 1, views);
     m->n_axes = nest.rank;
     m->y_type = (int32_t)type;
     for (int32_t axis = 0; axis < nest.rank; axis++) {
-        m->size[axis] = (int32_t)nest.size[axis].a;
-        if (nest.size[axis].b)
-            cu_put_count(d, &m->size[axis], nest.size[axis]);
+        const struct cu_count size = cu_axis(&nest, axis);
+        m->size[axis] = (int32_t)size.a;
+        if (size.b)
+            cu_put_count(d, &m->size[axis], size);
         m->y_stride[axis] = nest.stride[0][axis];
     }
     cu_put_out(d, &m->y, out);
@@ -31,29 +32,29 @@ static demist_status map_draft(const demist_program *p, int32_t node, const stru
 }
 
 demist_status cu_add_map(demist_program *p, int32_t node, const struct cu_chain *c,
-                         const struct cu_view *out)
+                         const demist_view *out)
 {
     struct cu_draft d;
     CU_TRY(map_draft(p, node, c, out, cu_type_of(p, out), &d));
     return cu_add_launch(p, &d);
 }
 
-static void copy_chain(struct cu_chain *c, const struct cu_view *from)
+static void copy_chain(struct cu_chain *c, const demist_view *from)
 {
     cu_chain_init(c, 0, NULL);
     cu_chain_add(c, CU_SET, CU_OPERAND, cu_chain_operand(c, NULL, from), CU_NOTHING, 0);
 }
 
-demist_status cu_copy_out(const demist_program *p, int32_t node, const struct cu_view *to,
-                          const struct cu_view *from, struct cu_draft *d)
+demist_status cu_copy_out(const demist_program *p, int32_t node, const demist_view *to,
+                          const demist_view *from, struct cu_draft *d)
 {
     struct cu_chain c;
     copy_chain(&c, from);
     return map_draft(p, node, &c, to, cu_type_of(p, from) == CU_I32 ? CU_I32 : CU_F32, d);
 }
 
-demist_status cu_add_copy(demist_program *p, int32_t node, const struct cu_view *to,
-                          const struct cu_view *from)
+demist_status cu_add_copy(demist_program *p, int32_t node, const demist_view *to,
+                          const demist_view *from)
 {
     struct cu_chain c;
     copy_chain(&c, from);
@@ -62,7 +63,7 @@ demist_status cu_add_copy(demist_program *p, int32_t node, const struct cu_view 
 
 /* --- ops --- */
 
-static bool has_shape(const struct cu_view *v, const demist_node *node)
+static bool has_shape(const demist_view *v, const demist_node *node)
 {
     bool same = v->rank == node->rank && v->batched == demist_is_batched(node);
     for (int32_t k = v->batched ? 1 : 0; same && k < v->rank; k++)
@@ -73,13 +74,13 @@ static bool has_shape(const struct cu_view *v, const demist_node *node)
 /* The layout of the first operand that has the result's shape and repeats nothing, the type of all
  * that have its shape. */
 static demist_status result_like_operands(demist_program *p, const demist_node *result,
-                                          const struct cu_chain *c, struct cu_view *out)
+                                          const struct cu_chain *c, demist_view *out)
 {
-    struct cu_view same[CU_MAX_OPERANDS];
-    const struct cu_view *like = NULL;
+    demist_view same[CU_MAX_OPERANDS];
+    const demist_view *like = NULL;
     int32_t n = 0;
     for (int32_t i = 0; i < c->code.n_operands; i++) {
-        const struct cu_view *v = &c->operand[i].view;
+        const demist_view *v = &c->operand[i].view;
         if (!has_shape(v, result))
             continue;
         bool repeats = false;
@@ -97,7 +98,7 @@ static demist_status result_like_operands(demist_program *p, const demist_node *
 demist_status cu_add_elementwise(demist_program *p, const struct cu_fused *f)
 {
     struct cu_chain c;
-    struct cu_view out;
+    demist_view out;
     cu_chain_init(&c, f->n, f->chain);
     for (int32_t i = 0; i < f->n; i++)
         CU_TRY(cu_chain_node(p, &c, f->chain[i]));
@@ -110,7 +111,7 @@ demist_status cu_add_elementwise(demist_program *p, const struct cu_fused *f)
 demist_status cu_add_scalar(demist_program *p, const demist_node *node)
 {
     struct cu_chain c;
-    struct cu_view out;
+    demist_view out;
     cu_chain_init(&c, 0, NULL);
     cu_chain_add(&c, CU_SET, CU_SLOT, node->attrs.scalar.slot, CU_NOTHING, 0);
     CU_TRY(cu_result_dense(p, node, CU_F32, &out));
@@ -122,7 +123,7 @@ demist_status cu_add_scalar(demist_program *p, const demist_node *node)
 demist_status cu_add_cast(demist_program *p, const demist_node *node)
 {
     struct cu_chain c;
-    struct cu_view from, out;
+    demist_view from, out;
     CU_TRY(cu_value_of(p, node->inputs[0], &from));
     copy_chain(&c, &from);
     enum cu_type type = node->dtype == DEMIST_I32 ? CU_I32 : CU_F32;
@@ -140,12 +141,12 @@ demist_status cu_add_cast(demist_program *p, const demist_node *node)
 demist_status cu_add_pad(demist_program *p, const demist_node *node)
 {
     struct cu_chain zero;
-    struct cu_view from, out;
+    demist_view from, out;
     CU_TRY(cu_value_of(p, node->inputs[0], &from));
     CU_TRY(cu_result_like(p, node, &from, cu_type_of(p, &from), &out));
     cu_chain_init(&zero, 0, NULL); /* the accumulator starts as 0 */
     CU_TRY(cu_add_map(p, node->id, &zero, &out));
-    struct cu_view inner = out;
+    demist_view inner = out;
     for (int32_t i = 0; i < node->rank; i++) {
         inner.offset += node->attrs.pad.before[i] * out.stride[i];
         inner.shape[i] = from.shape[i];
@@ -159,10 +160,10 @@ demist_status cu_add_pad(demist_program *p, const demist_node *node)
 demist_status cu_add_upsample(demist_program *p, const demist_node *node)
 {
     const int64_t f = node->attrs.upsample.factor;
-    struct cu_view from, out;
+    demist_view from, out;
     CU_TRY(cu_value_of(p, node->inputs[0], &from));
     CU_TRY(cu_result_pixels(p, node, cu_type_of(p, &from), &out));
-    struct cu_view source = from, to = out;
+    demist_view source = from, to = out;
     source.rank = to.rank = 6;
     for (int32_t axis = 2; axis < 4; axis++) {
         const int32_t at = 2 * axis - 2;

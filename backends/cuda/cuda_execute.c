@@ -387,7 +387,7 @@ demist_status cu_update_params(demist_queue *queue, demist_program *program, int
     bool filled = true;
     CU_TRY(check_update(program, n, params));
     for (int32_t i = 0; i < n; i++) {
-        const struct cu_view *view = &program->values[program->param_nodes[params[i]]].view;
+        const demist_view *view = &program->values[program->param_nodes[params[i]]].view;
         const struct cu_storage *s = &program->storages[view->storage];
         CU_TRY(cu_to_device(queue, base_of(program, s, NULL), data[i], (size_t)s->elements * 4));
         program->param_filled[params[i]] = true;
@@ -422,8 +422,8 @@ static struct cu_observer *observer_of(demist_binding *b, int32_t id)
 static demist_status add_observer(demist_binding *b, int32_t id, struct cu_observer **observer)
 {
     const demist_program *p = b->program;
-    const struct cu_view *from = &p->values[id].view;
-    const struct cu_view to = cu_dense(p->n_storages, from->batched, from->rank, from->shape);
+    const demist_view *from = &p->values[id].view;
+    const demist_view to = demist_view_dense(p->n_storages, from->batched, from->rank, from->shape);
     struct cu_draft draft;
     CU_TRY(cu_copy_out(p, id, &to, from, &draft));
     struct cu_launch copy = draft.launch;

@@ -6,7 +6,7 @@
 static demist_status image_launch(demist_program *p, const demist_node *node, const char *kernel,
                                   cu_run run, const struct cu_image *attributes)
 {
-    struct cu_view x, out;
+    demist_view x, out;
     struct cu_draft d;
     CU_TRY(cu_value_of(p, node->inputs[0], &x));
     CU_TRY(cu_result_pixels(p, node, cu_type_of(p, &x), &out));
@@ -49,7 +49,7 @@ demist_status cu_add_resize(demist_program *p, const demist_node *node)
 
 demist_status cu_add_embedding(demist_program *p, const demist_node *node)
 {
-    struct cu_view table, ids, out;
+    demist_view table, ids, out;
     struct cu_draft d;
     CU_TRY(cu_value_of(p, node->inputs[0], &table));
     CU_TRY(cu_value_of(p, node->inputs[1], &ids));
@@ -65,7 +65,7 @@ demist_status cu_add_embedding(demist_program *p, const demist_node *node)
     cu_put_in(&d, &e->table, &table);
     cu_put_in(&d, &e->ids, &ids);
     cu_put_out(&d, &e->y, &out);
-    const int64_t n = cu_elements(&ids);
+    const int64_t n = demist_view_elements(&ids);
     cu_put_count(&d, &e->n_ids, ids.batched ? (struct cu_count){0, n} : (struct cu_count){n, 0});
     CU_TRY(cu_add_launch(p, &d));
     cu_set_result(p, node, &out);
@@ -77,7 +77,7 @@ demist_status cu_add_philox(demist_program *p, const demist_node *node)
 {
     const demist_attrs *a = &node->attrs;
     const bool normal = node->op == DEMIST_OP_PHILOX_NORMAL;
-    struct cu_view out;
+    demist_view out;
     struct cu_draft d;
     CU_TRY(cu_result_dense(p, node, CU_F32, &out));
     struct cu_philox *x = cu_draft_init(&d, node->id, normal ? "normal" : "uniform",

@@ -6,8 +6,8 @@
 
 /* a [z0, z1, rows, depth] with depth contiguous, b [z0, z1, depth, columns] with columns
  * contiguous, y likewise. */
-static demist_status add_product(demist_program *p, int32_t node, const struct cu_view *a,
-                                 const struct cu_view *b, const struct cu_view *y)
+static demist_status add_product(demist_program *p, int32_t node, const demist_view *a,
+                                 const demist_view *b, const demist_view *y)
 {
     const int32_t one_tap[2] = {0, 0};
     struct cu_product_draft c = {
@@ -40,9 +40,9 @@ static demist_status add_product(demist_program *p, int32_t node, const struct c
 
 /* The leading axes of a view of rank 3 or more become two: the first, and all others. Materialised
  * where they do not merge. */
-static demist_status two_leading_axes(demist_program *p, int32_t node, struct cu_view *v)
+static demist_status two_leading_axes(demist_program *p, int32_t node, demist_view *v)
 {
-    struct cu_view merged = {.storage = v->storage, .offset = v->offset, .rank = 4};
+    demist_view merged = {.storage = v->storage, .offset = v->offset, .rank = 4};
     const int32_t rank = v->rank;
     bool merges = true;
     merged.batched = v->batched;
@@ -79,9 +79,9 @@ static demist_status two_leading_axes(demist_program *p, int32_t node, struct cu
 
 /* An operand of the product, broadcast to the leading axes of the result. */
 static demist_status matrix(demist_program *p, const demist_node *node, int32_t input,
-                            bool transpose, const struct cu_view *result, struct cu_view *out)
+                            bool transpose, const demist_view *result, demist_view *out)
 {
-    struct cu_view v, to = *result;
+    demist_view v, to = *result;
     CU_TRY(cu_value_of(p, node->inputs[input], &v));
     if (transpose) {
         const int32_t r = v.rank - 2, c = v.rank - 1;
@@ -94,8 +94,8 @@ static demist_status matrix(demist_program *p, const demist_node *node, int32_t 
     CU_TRY(cu_need_contiguous(p, node->id, v.rank - 1, &v));
     for (int i = 1; i <= 2; i++)
         to.shape[to.rank - i] = v.shape[v.rank - i];
-    const struct cu_view own = v;
-    v = cu_broadcast(&v, &to);
+    const demist_view own = v;
+    v = demist_view_broadcast(&v, &to);
     for (int i = 1; i <= 2; i++)
         v.stride[v.rank - i] = own.stride[own.rank - i];
     *out = v;
@@ -104,7 +104,7 @@ static demist_status matrix(demist_program *p, const demist_node *node, int32_t 
 
 demist_status cu_add_matmul(demist_program *p, const demist_node *node)
 {
-    struct cu_view a, b, result, y;
+    demist_view a, b, result, y;
     CU_TRY(cu_result_dense(p, node, cu_type_of_result(p, node), &result));
     CU_TRY(matrix(p, node, 0, node->attrs.matmul.transpose_a, &result, &a));
     CU_TRY(matrix(p, node, 1, node->attrs.matmul.transpose_b, &result, &b));
@@ -117,7 +117,7 @@ demist_status cu_add_matmul(demist_program *p, const demist_node *node)
 
 /* --- attention --- */
 
-static void put_strides(int64_t to[3], const struct cu_view *v)
+static void put_strides(int64_t to[3], const demist_view *v)
 {
     to[0] = v->stride[0];
     to[1] = v->stride[1];
@@ -128,14 +128,14 @@ static void put_strides(int64_t to[3], const struct cu_view *v)
 demist_status cu_add_attention(demist_program *p, const demist_node *node)
 {
     static const int32_t order[] = {0, 3, 1, 2};
-    struct cu_view in[3], y;
+    demist_view in[3], y;
     struct cu_draft d;
     for (int32_t i = 0; i < 3; i++) {
         CU_TRY(cu_value_of(p, node->inputs[i], &in[i]));
         CU_TRY(cu_need_contiguous(p, node->id, 2, &in[i]));
     }
     CU_TRY(cu_result(p, node, order, cu_type_of_result(p, node), &y));
-    const struct cu_view *q = &in[0], *k = &in[1], *v = &in[2];
+    const demist_view *q = &in[0], *k = &in[1], *v = &in[2];
     struct cu_attention *a = cu_draft_init(&d, node->id, "attention", cu_run_attention, sizeof *a);
     a->q_type = (int32_t)cu_type_of(p, q);
     a->k_type = (int32_t)cu_type_of(p, k);

@@ -4,10 +4,9 @@
 
 /* Element [.., channel, ..] of a value that is [C], seen in the shape of `like`: channels are axis
  * 1, or the last one. */
-static struct cu_view per_channel(const struct cu_view *channels, const struct cu_view *like,
-                                  int32_t axis)
+static demist_view per_channel(const demist_view *channels, const demist_view *like, int32_t axis)
 {
-    struct cu_view view = *like;
+    demist_view view = *like;
     view.storage = channels->storage;
     view.offset = channels->offset;
     for (int32_t i = 0; i < view.rank; i++)
@@ -17,11 +16,11 @@ static struct cu_view per_channel(const struct cu_view *channels, const struct c
 
 /* a·γ + β, where they are there. */
 static demist_status scale_and_shift(demist_program *p, struct cu_chain *c, const demist_node *norm,
-                                     const struct cu_view *x, int32_t axis)
+                                     const demist_view *x, int32_t axis)
 {
     int32_t at[2] = {-1, -1};
     for (int32_t i = 1; i < norm->n_inputs && i < 3; i++) {
-        struct cu_view view;
+        demist_view view;
         CU_TRY(cu_value_of(p, norm->inputs[i], &view));
         view = per_channel(&view, x, axis);
         at[i - 1] = cu_chain_operand(c, NULL, &view);
@@ -36,7 +35,7 @@ static demist_status scale_and_shift(demist_program *p, struct cu_chain *c, cons
 
 /* Whether the kernel can read it: it differs along channels and, where rows of axis 0 are told
  * apart, along these alone. */
-static bool is_per_channel(const struct cu_view *v, int32_t axis, bool images)
+static bool is_per_channel(const demist_view *v, int32_t axis, bool images)
 {
     for (int32_t i = images ? 1 : 0; i < v->rank; i++)
         if (i != axis && v->stride[i] != 0 && v->shape[i] != 1)
@@ -46,7 +45,7 @@ static bool is_per_channel(const struct cu_view *v, int32_t axis, bool images)
 
 static demist_status norm_launch(demist_program *p, const struct cu_fused *f, struct cu_norm shape,
                                  struct cu_count rows, const struct cu_chain *c,
-                                 const struct cu_view *x, const struct cu_view *out, int32_t axis)
+                                 const demist_view *x, const demist_view *out, int32_t axis)
 {
     const demist_host *host = p->device->host;
     const bool images = axis > 0 && (x->batched || f->chain[0]->op == DEMIST_OP_GROUP_NORM);
@@ -60,7 +59,7 @@ static demist_status norm_launch(demist_program *p, const struct cu_fused *f, st
     cu_put_out(&d, &n->y, out);
     cu_put_count(&d, &n->rows, rows);
     for (int32_t k = 0; k < c->code.n_operands; k++) {
-        const struct cu_view v = cu_broadcast(&c->operand[k].view, x);
+        const demist_view v = demist_view_broadcast(&c->operand[k].view, x);
         if (!is_per_channel(&v, axis, images))
             return host->fail(host, DEMIST_INTERNAL,
                               "node '%s': what follows a normalisation differs along more than "
@@ -75,7 +74,7 @@ static demist_status norm_launch(demist_program *p, const struct cu_fused *f, st
     return cu_add_launch(p, &d);
 }
 
-static demist_status chain_of(demist_program *p, const struct cu_fused *f, const struct cu_view *x,
+static demist_status chain_of(demist_program *p, const struct cu_fused *f, const demist_view *x,
                               int32_t axis, struct cu_chain *c)
 {
     cu_chain_init(c, f->n, f->chain);
@@ -85,7 +84,7 @@ static demist_status chain_of(demist_program *p, const struct cu_fused *f, const
     return DEMIST_OK;
 }
 
-static int64_t pixel_stride(const struct cu_view *v)
+static int64_t pixel_stride(const demist_view *v)
 {
     for (int32_t i = v->rank - 1; i >= 2; i--)
         if (v->shape[i] != 1)
@@ -96,7 +95,7 @@ static int64_t pixel_stride(const struct cu_view *v)
 static demist_status add_group_norm(demist_program *p, const struct cu_fused *f)
 {
     const demist_node *norm = f->chain[0];
-    struct cu_view x, out;
+    demist_view x, out;
     struct cu_chain c;
     CU_TRY(cu_value_of(p, norm->inputs[0], &x));
     CU_TRY(cu_need_pixels(p, f->result->id, &x));
@@ -119,7 +118,7 @@ static demist_status add_group_norm(demist_program *p, const struct cu_fused *f)
 static demist_status add_layer_norm(demist_program *p, const struct cu_fused *f)
 {
     const demist_node *norm = f->chain[0];
-    struct cu_view x, out;
+    demist_view x, out;
     struct cu_chain c;
     CU_TRY(cu_value_of(p, norm->inputs[0], &x));
     CU_TRY(cu_need_dense(p, f->result->id, &x));
@@ -148,15 +147,16 @@ static demist_status add_layer_norm(demist_program *p, const struct cu_fused *f)
 /* --- batch_norm --- */
 
 demist_status cu_fold_norm(demist_program *p, int32_t node, const demist_node *norm,
-                           struct cu_view *scale, struct cu_view *shift)
+                           demist_view *scale, demist_view *shift)
 {
-    struct cu_view in[4]; /* gamma, beta, mean, variance */
+    demist_view in[4]; /* gamma, beta, mean, variance */
     struct cu_chain c;
     for (int32_t i = 0; i < 4; i++)
         CU_TRY(cu_value_of(p, norm->inputs[i + 1], &in[i]));
     for (int k = 0; k < 2; k++) {
-        struct cu_view *out = k ? shift : scale;
-        *out = cu_dense(cu_new_storage(p, false, in[0].shape[0], CU_F32), false, 1, in[0].shape);
+        demist_view *out = k ? shift : scale;
+        *out = demist_view_dense(cu_new_storage(p, false, in[0].shape[0], CU_F32), false, 1,
+                                 in[0].shape);
         if (out->storage < 0)
             return DEMIST_NO_MEMORY;
         cu_chain_init(&c, 0, NULL);
@@ -177,7 +177,7 @@ demist_status cu_fold_norm(demist_program *p, int32_t node, const demist_node *n
 static demist_status add_batch_norm(demist_program *p, const struct cu_fused *f)
 {
     const demist_node *norm = f->chain[0];
-    struct cu_view x, scale, shift, out;
+    demist_view x, scale, shift, out;
     struct cu_chain c;
     CU_TRY(cu_value_of(p, norm->inputs[0], &x));
     CU_TRY(cu_fold_norm(p, f->result->id, norm, &scale, &shift));

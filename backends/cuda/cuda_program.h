@@ -16,6 +16,8 @@
 
 #include "cuda_backend.h"
 
+#include <demist/view.h>
+
 enum {
     CU_ARGUMENTS = 4096, /* bytes of a kernel's arguments */
     CU_MAX_FIXES = 24,   /* of them that are filled in later */
@@ -42,13 +44,6 @@ struct cu_storage {
     int64_t where;
     const void *data; /* uploaded once; NULL: nothing */
     int32_t first, last;
-};
-
-struct cu_view {
-    int32_t storage;
-    bool batched; /* shape[0] is the number of images of an execution */
-    int32_t rank;
-    int64_t shape[DEMIST_MAX_RANK], stride[DEMIST_MAX_RANK], offset; /* in elements */
 };
 
 /* a + b·(images of the execution) */
@@ -95,7 +90,7 @@ struct cu_value {
     int64_t shape[DEMIST_MAX_RANK];
     bool defined;
     bool is_output; /* of the graph: never narrow */
-    struct cu_view view;
+    demist_view view;
     int32_t ready;  /* the step after which it is there; −1: before the first */
     int32_t inside; /* the node that this one was fused into, −1: none */
 };
@@ -156,28 +151,22 @@ static inline size_t cu_size_of(enum cu_type type)
     return type == CU_F16 || type == CU_BF16 ? 2 : 4;
 }
 
-/* --- views (cuda_view.c) --- */
+/* --- views --- */
 
-/* Elements of one image if batched, of all otherwise. */
-int64_t cu_elements(const struct cu_view *view);
 /* Images, or entries of the first axis, of a view. */
-struct cu_count cu_images(const struct cu_view *view);
-/* Dense and row-major, of storage `storage`. */
-struct cu_view cu_dense(int32_t storage, bool batched, int32_t rank, const int64_t *shape);
-bool cu_is_dense(const struct cu_view *view);
-/* The same elements in another shape, or false if strides cannot tell. */
-bool cu_reshape(const struct cu_view *view, int32_t rank, const int64_t *shape,
-                struct cu_view *out);
-/* Broadcast to the shape of `to`. */
-struct cu_view cu_broadcast(const struct cu_view *view, const struct cu_view *to);
+static inline struct cu_count cu_images(const demist_view *view)
+{
+    if (view->batched)
+        return (struct cu_count){0, 1};
+    return (struct cu_count){view->rank > 0 ? view->shape[0] : 1, 0};
+}
 
-/* Loops over several views of one shape, with as few axes as will do, the innermost last. */
-struct cu_nest {
-    int32_t rank; /* ≥ 1 */
-    struct cu_count size[DEMIST_MAX_RANK];
-    int64_t stride[CU_MAX_OPERANDS + 1][DEMIST_MAX_RANK];
-};
-void cu_nest_init(struct cu_nest *nest, int32_t n, const struct cu_view *views);
+/* Entries of an axis of a nest. */
+static inline struct cu_count cu_axis(const demist_nest *nest, int32_t axis)
+{
+    return nest->batched && axis == 0 ? (struct cu_count){0, nest->size[axis]}
+                                      : (struct cu_count){nest->size[axis], 0};
+}
 
 /* --- building (cuda_compile.c) --- */
 
@@ -188,34 +177,33 @@ int32_t cu_new_storage(demist_program *p, bool batched, int64_t elements, enum c
 /* A storage with n integers, uploaded once; −1: out of memory. */
 int32_t cu_new_ints(demist_program *p, int32_t n, const int32_t *ints);
 
-demist_status cu_value_of(demist_program *p, const demist_node *node, struct cu_view *view);
+demist_status cu_value_of(demist_program *p, const demist_node *node, demist_view *view);
 /* The element type of a result that is computed from `inputs`, values of its own shape: narrow if
  * all of them are. */
 enum cu_type cu_type_like(const demist_program *p, const demist_node *node, int32_t n,
-                          const struct cu_view *inputs);
+                          const demist_view *inputs);
 /* That of a product's or a normalisation's result. */
 enum cu_type cu_type_of_result(const demist_program *p, const demist_node *node);
 /* The node's result in new storage: axes in memory as order[] says, the last innermost. */
 demist_status cu_result(demist_program *p, const demist_node *node, const int32_t *order,
-                        enum cu_type type, struct cu_view *view);
+                        enum cu_type type, demist_view *view);
 demist_status cu_result_pixels(demist_program *p, const demist_node *node, enum cu_type type,
-                               struct cu_view *view);
+                               demist_view *view);
 demist_status cu_result_dense(demist_program *p, const demist_node *node, enum cu_type type,
-                              struct cu_view *view);
-demist_status cu_result_like(demist_program *p, const demist_node *node, const struct cu_view *like,
-                             enum cu_type type, struct cu_view *view);
+                              demist_view *view);
+demist_status cu_result_like(demist_program *p, const demist_node *node, const demist_view *like,
+                             enum cu_type type, demist_view *view);
 /* Replaces the view by a copy with axes in that order. */
 demist_status cu_materialise(demist_program *p, int32_t node, const int32_t *order,
-                             struct cu_view *view);
+                             demist_view *view);
 /* Makes channels (axis 1) innermost and the axes behind them one run of pixels, unless they are. */
-demist_status cu_need_pixels(demist_program *p, int32_t node, struct cu_view *view);
+demist_status cu_need_pixels(demist_program *p, int32_t node, demist_view *view);
 /* Makes `axis` contiguous unless it is. */
-demist_status cu_need_contiguous(demist_program *p, int32_t node, int32_t axis,
-                                 struct cu_view *view);
-demist_status cu_need_dense(demist_program *p, int32_t node, struct cu_view *view);
-void cu_set_result(demist_program *p, const demist_node *node, const struct cu_view *view);
+demist_status cu_need_contiguous(demist_program *p, int32_t node, int32_t axis, demist_view *view);
+demist_status cu_need_dense(demist_program *p, int32_t node, demist_view *view);
+void cu_set_result(demist_program *p, const demist_node *node, const demist_view *view);
 
-static inline enum cu_type cu_type_of(const demist_program *p, const struct cu_view *view)
+static inline enum cu_type cu_type_of(const demist_program *p, const demist_view *view)
 {
     return p->storages[view->storage].type;
 }
@@ -233,8 +221,8 @@ struct cu_draft {
 /* The zeroed arguments, `bytes` of them. */
 void *cu_draft_init(struct cu_draft *d, int32_t node, const char *kernel, cu_run run, size_t bytes);
 /* `field` lies in the draft's arguments. */
-void cu_put_in(struct cu_draft *d, const void *field, const struct cu_view *view);
-void cu_put_out(struct cu_draft *d, const void *field, const struct cu_view *view);
+void cu_put_in(struct cu_draft *d, const void *field, const demist_view *view);
+void cu_put_out(struct cu_draft *d, const void *field, const demist_view *view);
 void cu_put_count(struct cu_draft *d, const int32_t *field, struct cu_count count);
 void cu_put_slots(struct cu_draft *d, const void *field);
 /* Copies the launch into the list that it belongs to. */
@@ -259,7 +247,7 @@ struct cu_chain {
     int32_t n_numbers, n_kept;
     struct {
         const demist_node *node; /* NULL: a value that belongs to no node */
-        struct cu_view view;
+        demist_view view;
     } operand[CU_MAX_OPERANDS];
     const demist_node *current; /* whose value the accumulator has */
     int32_t n_nodes;            /* of the chain; kept[i]: where the value of nodes[i] is, or −1 */
@@ -270,7 +258,7 @@ struct cu_chain {
 /* The chain's nodes are known beforehand, so that values used later are kept. */
 void cu_chain_init(struct cu_chain *c, int32_t n, const demist_node *const *nodes);
 /* An operand's number, the same for the same node. */
-int32_t cu_chain_operand(struct cu_chain *c, const demist_node *node, const struct cu_view *view);
+int32_t cu_chain_operand(struct cu_chain *c, const demist_node *node, const demist_view *view);
 int32_t cu_chain_number(struct cu_chain *c, float number);
 void cu_chain_add(struct cu_chain *c, enum cu_opcode op, enum cu_from from, int32_t index,
                   enum cu_from from2, int32_t index2);
@@ -287,15 +275,15 @@ demist_status cu_put_code(const demist_program *p, struct cu_draft *d, struct cu
 
 /* out = chain, element by element; operands broadcast. */
 demist_status cu_add_map(demist_program *p, int32_t node, const struct cu_chain *c,
-                         const struct cu_view *out);
-demist_status cu_add_copy(demist_program *p, int32_t node, const struct cu_view *to,
-                          const struct cu_view *from);
+                         const demist_view *out);
+demist_status cu_add_copy(demist_program *p, int32_t node, const demist_view *to,
+                          const demist_view *from);
 /* A launch that copies to the storage behind the last one, which holds f32 or i32. */
-demist_status cu_copy_out(const demist_program *p, int32_t node, const struct cu_view *to,
-                          const struct cu_view *from, struct cu_draft *d);
+demist_status cu_copy_out(const demist_program *p, int32_t node, const demist_view *to,
+                          const demist_view *from, struct cu_draft *d);
 /* γ/√(variance + eps) and β − mean·that, [C] each, of a batch_norm. */
 demist_status cu_fold_norm(demist_program *p, int32_t node, const demist_node *norm,
-                           struct cu_view *scale, struct cu_view *shift);
+                           demist_view *scale, demist_view *shift);
 
 /* --- ops: each adds the steps of one node --- */
 
@@ -324,11 +312,11 @@ demist_status cu_add_philox(demist_program *p, const demist_node *node);
 /* A product under construction; `rows` and `z` may grow with the images. */
 struct cu_product_draft {
     struct cu_product product;
-    struct cu_view a, b, y;
+    demist_view a, b, y;
     int32_t taps; /* storage with (dy, dx) of each tap */
     struct cu_count rows, z;
-    const struct cu_chain *after;   /* NULL: nothing follows */
-    const struct cu_view *operands; /* seen in y's grid: strides of image, row, column, channel */
+    const struct cu_chain *after; /* NULL: nothing follows */
+    const demist_view *operands;  /* seen in y's grid: strides of image, row, column, channel */
 };
 demist_status cu_add_product_call(demist_program *p, int32_t node, struct cu_product_draft *c);
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* Copies x unless its kept axes, in order, come before its reduced ones in dense memory. */
-static demist_status rows_first(demist_program *p, int32_t node, uint32_t axes, struct cu_view *x)
+static demist_status rows_first(demist_program *p, int32_t node, uint32_t axes, demist_view *x)
 {
     int32_t order[DEMIST_MAX_RANK], n = 0;
     int64_t step = 1;
@@ -24,7 +24,7 @@ static demist_status rows_first(demist_program *p, int32_t node, uint32_t axes, 
     return fits ? DEMIST_OK : cu_materialise(p, node, order, x);
 }
 
-static int64_t length_of(const struct cu_view *x, uint32_t axes)
+static int64_t length_of(const demist_view *x, uint32_t axes)
 {
     int64_t length = 1;
     for (int32_t i = 0; i < x->rank; i++)
@@ -33,14 +33,14 @@ static int64_t length_of(const struct cu_view *x, uint32_t axes)
     return length;
 }
 
-static struct cu_count rows_of(const struct cu_view *x, int64_t length)
+static struct cu_count rows_of(const demist_view *x, int64_t length)
 {
-    const int64_t rows = cu_elements(x) / length;
+    const int64_t rows = demist_view_elements(x) / length;
     return x->batched ? (struct cu_count){0, rows} : (struct cu_count){rows, 0};
 }
 
 static demist_status rows_launch(demist_program *p, int32_t node, const char *kernel, cu_run run,
-                                 const struct cu_view *x, const struct cu_view *out,
+                                 const demist_view *x, const demist_view *out,
                                  const struct cu_rows *shape, struct cu_count rows)
 {
     struct cu_draft d;
@@ -56,12 +56,12 @@ static demist_status rows_launch(demist_program *p, int32_t node, const char *ke
 
 static demist_status add_batch_sum(demist_program *p, const demist_node *node)
 {
-    struct cu_view x, out;
+    demist_view x, out;
     CU_TRY(cu_value_of(p, node->inputs[0], &x));
     CU_TRY(cu_need_dense(p, node->id, &x));
     CU_TRY(cu_result_dense(p, node, CU_F32, &out));
     const int64_t images = x.batched || x.rank == 0 ? 1 : x.shape[0];
-    const struct cu_rows shape = {.length = (int32_t)(cu_elements(&x) / images)};
+    const struct cu_rows shape = {.length = (int32_t)(demist_view_elements(&x) / images)};
     CU_TRY(
         rows_launch(p, node->id, "image_sum", cu_run_image_sum, &x, &out, &shape, cu_images(&x)));
     cu_set_result(p, node, &out);
@@ -70,7 +70,7 @@ static demist_status add_batch_sum(demist_program *p, const demist_node *node)
 
 demist_status cu_add_reduce(demist_program *p, const demist_node *node)
 {
-    struct cu_view x, out;
+    demist_view x, out;
     if (node->op == DEMIST_OP_BATCH_SUM)
         return add_batch_sum(p, node);
     const uint32_t axes = node->attrs.reduce.axes;
@@ -90,13 +90,13 @@ demist_status cu_add_reduce(demist_program *p, const demist_node *node)
 
 demist_status cu_add_softmax(demist_program *p, const demist_node *node)
 {
-    struct cu_view x, out;
+    demist_view x, out;
     const uint32_t axes = 1u << node->attrs.axis.axis;
     CU_TRY(cu_value_of(p, node->inputs[0], &x));
     CU_TRY(rows_first(p, node->id, axes, &x));
     out = x;
     out.offset = 0;
-    out.storage = cu_new_storage(p, x.batched, cu_elements(&x), cu_type_of(p, &x));
+    out.storage = cu_new_storage(p, x.batched, demist_view_elements(&x), cu_type_of(p, &x));
     if (out.storage < 0)
         return DEMIST_NO_MEMORY;
     const int64_t length = length_of(&x, axes);
