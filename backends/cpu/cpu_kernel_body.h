@@ -131,17 +131,18 @@ typedef void (*product)(const struct part *p, const float *const *a, const float
 /* In parts whose sums are added: one long chain's rounding would be the largest error of a network.
  * Parts are of taps with at most PART steps, or of DEEP channels where one tap has more; where sums
  * are that deep, so many channels follow that their errors average out. */
+enum { PART = 128, DEEP = 256 };
+#define PAIR(R) {product_##R##x1, product_##R##x2},
+static const product products[CPU_ROWS][2] = {PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6)
+#if CPU_ROWS > 6
+                                                  PAIR(7) PAIR(8) PAIR(9) PAIR(10) PAIR(11) PAIR(12)
+                                                      PAIR(13) PAIR(14)
+#endif
+};
+
 static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
                  const float *init, float *c, int64_t ldc, const struct cpu_ahead *ahead)
 {
-    enum { PART = 128, DEEP = 256 };
-#define PAIR(R) {product_##R##x1, product_##R##x2},
-    static const product products[CPU_ROWS][2] = {
-        PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6)
-#if CPU_ROWS > 6
-            PAIR(7) PAIR(8) PAIR(9) PAIR(10) PAIR(11) PAIR(12) PAIR(13) PAIR(14)
-#endif
-    };
     const product multiply = products[rows - 1][vecs - 1];
     struct part p = {.taps = taps, .k = k};
     if (taps * k <= PART || (taps == 1 && k <= DEEP)) {
@@ -161,6 +162,49 @@ static void gemm(int rows, int vecs, const float *const *a, int64_t taps, int64_
             p.add = true;
         }
     }
+}
+
+/* What block i of n fetches while it multiplies `length` floats of a panel: its share of as many
+ * that follow. One block alone needs a second stream for that; others fetch the next one's rows,
+ * from `rows` on, if there are any. */
+CPU_INLINE struct cpu_ahead ahead_of(int i, int n, const float *b, int64_t length, int64_t width,
+                                     const float *rows)
+{
+    const int64_t share = (width + n - 1) / n;
+    struct cpu_ahead ahead = {rows ? rows : b, b + length + i * (length / n), rows ? 16 : 0, share};
+    if (n == 1 && width > 16)
+        ahead.a = ahead.b + 16, ahead.a_step = share;
+    return ahead;
+}
+
+/* Part by part, so that all blocks find it in the caches. */
+static void gemm_panel(int n, const struct cpu_rows *blocks, int vecs, int64_t taps, int64_t k,
+                       const float *b, const float *init)
+{
+    const bool whole = taps * k <= PART || (taps == 1 && k <= DEEP);
+    const int64_t most_taps = whole ? taps : k <= PART / 2 ? PART / (int32_t)k : 1;
+    const int64_t most = whole ? k : DEEP, width = vecs * VW;
+    struct part p = {.add = false};
+    int64_t tap = 0;
+    do { /* once where there are no taps */
+        p.taps = taps - tap < most_taps ? taps - tap : most_taps;
+        for (p.from = 0; p.from < k; p.from += p.k) {
+            p.k = k - p.from < most ? k - p.from : most;
+            const int64_t length = p.taps * p.k * width;
+            for (int i = 0; i < n; i++) {
+                const struct cpu_rows *r = &blocks[i];
+                const float *const *a = (const float *const *)r->a;
+                const float *next = taps == 1 && i + 1 < n ? (const float *)r[1].a[0] : NULL;
+                const struct cpu_ahead ahead =
+                    ahead_of(i, n, b, length, width, next ? next + p.from : NULL);
+                products[r->rows - 1][vecs - 1](&p, a + tap * r->rows, b, p.add ? NULL : init, r->c,
+                                                r->ldc, &ahead);
+            }
+            b += length;
+            p.add = true;
+        }
+        tap += p.taps;
+    } while (tap < taps);
 }
 
 /* --- products with bf16 weights ---
@@ -223,7 +267,11 @@ typedef float factor;
         REP_##R(LOWER1)                                                                            \
     }
 #endif
-#define ROW16(i) const factor *r##i = a[i];
+#define ROW16(i) const factor *r##i = a[i] + from;
+#define RESUME2(i)                                                                                 \
+    a##i = v_load(c + (i)*ldc);                                                                    \
+    b##i = v_load(c + (i)*ldc + VW);
+#define RESUME1(i) a##i = v_load(c + (i)*ldc);
 /* an odd last one, beside a weight of zero */
 #define LAST2(i)                                                                                   \
     {                                                                                              \
@@ -234,15 +282,19 @@ typedef float factor;
 #define LAST1(i) a##i = v_fma(v_factor(r##i + k - 1), l0, a##i);
 
 #define PRODUCT16(R)                                                                               \
-    static void product16_##R##x2(int64_t taps, int64_t k, const factor *const *a, const float *b, \
+    static void product16_##R##x2(const struct part *p, const factor *const *a, const float *b,    \
                                   const float *init, float *c, int64_t ldc,                        \
                                   const struct cpu_ahead *at)                                      \
     {                                                                                              \
+        const int64_t from = p->from, taps = p->taps, k = p->k;                                    \
         struct cpu_ahead ahead = *at;                                                              \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
         const vf init1 = init ? v_load(init + VW) : v_zero();                                      \
-        REP_##R(START2) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
+        REP_##R(START2) if (p->add)                                                                \
         {                                                                                          \
+            REP_##R(RESUME2)                                                                       \
+        }                                                                                          \
+        for (int64_t tap = 0; tap < taps; tap++, a += (R)) {                                       \
             REP_##R(ROW16) CPU_UNROLL for (int64_t j = 0; j < k / 2; j++, b += 2 * VW)             \
             {                                                                                      \
                 __builtin_prefetch(ahead.a);                                                       \
@@ -259,14 +311,18 @@ typedef float factor;
         }                                                                                          \
         REP_##R(STORE2)                                                                            \
     }                                                                                              \
-    static void product16_##R##x1(int64_t taps, int64_t k, const factor *const *a, const float *b, \
+    static void product16_##R##x1(const struct part *p, const factor *const *a, const float *b,    \
                                   const float *init, float *c, int64_t ldc,                        \
                                   const struct cpu_ahead *at)                                      \
     {                                                                                              \
         (void)at;                                                                                  \
+        const int64_t from = p->from, taps = p->taps, k = p->k;                                    \
         const vf init0 = init ? v_load(init) : v_zero();                                           \
-        REP_##R(START1) for (int64_t tap = 0; tap < taps; tap++, a += (R))                         \
+        REP_##R(START1) if (p->add)                                                                \
         {                                                                                          \
+            REP_##R(RESUME1)                                                                       \
+        }                                                                                          \
+        for (int64_t tap = 0; tap < taps; tap++, a += (R)) {                                       \
             REP_##R(ROW16) CPU_UNROLL for (int64_t j = 0; j < k / 2; j++, b += VW)                 \
             {                                                                                      \
                 const vi u0 = (vi)v_load(b);                                                       \
@@ -297,20 +353,52 @@ PRODUCT16(13)
 PRODUCT16(14)
 #endif
 
+typedef void (*product16)(const struct part *p, const factor *const *a, const float *b,
+                          const float *init, float *c, int64_t ldc, const struct cpu_ahead *at);
+
+#define PAIR16(R) {product16_##R##x1, product16_##R##x2},
+static const product16 products16[CPU_ROWS][2] = {
+    PAIR16(1) PAIR16(2) PAIR16(3) PAIR16(4) PAIR16(5) PAIR16(6)
+#if CPU_ROWS > 6
+        PAIR16(7) PAIR16(8) PAIR16(9) PAIR16(10) PAIR16(11) PAIR16(12) PAIR16(13) PAIR16(14)
+#endif
+};
+
 static void gemm16(int rows, int vecs, const void *const *a, int64_t taps, int64_t k,
                    const float *b, const float *init, float *c, int64_t ldc,
                    const struct cpu_ahead *ahead)
 {
-    typedef void (*product16)(int64_t taps, int64_t k, const factor *const *a, const float *b,
-                              const float *init, float *c, int64_t ldc, const struct cpu_ahead *at);
-#define PAIR16(R) {product16_##R##x1, product16_##R##x2},
-    static const product16 products[CPU_ROWS][2] = {
-        PAIR16(1) PAIR16(2) PAIR16(3) PAIR16(4) PAIR16(5) PAIR16(6)
-#if CPU_ROWS > 6
-            PAIR16(7) PAIR16(8) PAIR16(9) PAIR16(10) PAIR16(11) PAIR16(12) PAIR16(13) PAIR16(14)
-#endif
-    };
-    products[rows - 1][vecs - 1](taps, k, (const factor *const *)a, b, init, c, ldc, ahead);
+    const struct part p = {.taps = taps, .k = k};
+    products16[rows - 1][vecs - 1](&p, (const factor *const *)a, b, init, c, ldc, ahead);
+}
+
+/* In parts too, but each continues the chain of the one before. */
+static void gemm16_panel(int n, const struct cpu_rows *blocks, int vecs, int64_t taps, int64_t k,
+                         const float *b, const float *init)
+{
+    const int64_t most_taps = k <= DEEP ? 2 * DEEP / (int32_t)k : 1, width = vecs * VW;
+    struct part p = {.add = false};
+    int64_t tap = 0;
+    do { /* once where there are no taps */
+        p.taps = taps - tap < most_taps ? taps - tap : most_taps;
+        for (p.from = 0; p.from < k; p.from += p.k) {
+            p.k = k - p.from < 2 * DEEP ? k - p.from : 2 * DEEP;
+            const int64_t length = p.taps * ((p.k + 1) / 2) * width;
+            for (int i = 0; i < n; i++) {
+                const struct cpu_rows *r = &blocks[i];
+                const factor *const *a = (const factor *const *)r->a;
+                const factor *next = taps == 1 && i + 1 < n ? (const factor *)r[1].a[0] : NULL;
+                const struct cpu_ahead ahead =
+                    ahead_of(i, n, b, length, width,
+                             next ? (const float *)(const void *)(next + p.from) : NULL);
+                products16[r->rows - 1][vecs - 1](&p, a + tap * r->rows, b, init, r->c, r->ldc,
+                                                  &ahead);
+            }
+            b += length;
+            p.add = true;
+        }
+        tap += p.taps;
+    } while (tap < taps);
 }
 
 static void widen(int64_t n, const uint16_t *src, float *dst)
@@ -844,8 +932,9 @@ static void transpose(const float *src, int64_t lds, int64_t rows, int64_t colum
 /* The table but for its name and tiles. */
 #define CPU_KERNEL_TABLE                                                                           \
     .vw = VW, .mr = CPU_ROWS, .nr = 2 * VW, .fused = VW > 4, .bf16 = CPU_HAS_BF16, .gemm = gemm,   \
-    .gemm16 = gemm16, .widen = widen, .narrow = narrow, .interleave = interleave, .unary = unary,  \
-    .binary = binary, .scalar_right = scalar_right, .store = store, .select = select_kernel,       \
+    .gemm_panel = gemm_panel, .gemm16 = gemm16, .gemm16_panel = gemm16_panel, .widen = widen,      \
+    .narrow = narrow, .interleave = interleave, .unary = unary, .binary = binary,                  \
+    .scalar_right = scalar_right, .store = store, .select = select_kernel,                         \
     .multiply_add = multiply_add, .channel_stats = channel_stats, .normalise = normalise,          \
     .layer_norm = layer_norm, .softmax = softmax, .winograd_input = winograd_input,                \
     .winograd_output = winograd_output, .transpose = transpose

@@ -31,6 +31,14 @@ struct cpu_ahead {
     int64_t a_step, b_step;
 };
 
+/* Rows of a product's tile: a [tap][rows] pointers, results to c, ldc apart. */
+struct cpu_rows {
+    int rows;
+    const void *const *a;
+    float *c;
+    int64_t ldc;
+};
+
 /* Pixels of a picture: (r, c) at r·row + c·column. */
 struct cpu_patch {
     float *at;
@@ -50,13 +58,20 @@ struct cpu_kernels {
     void (*gemm)(int rows, int vecs, const float *const *a, int64_t taps, int64_t k, const float *b,
                  const float *init, float *c, int64_t ldc, const struct cpu_ahead *ahead);
 
-    /* The same with bf16 weights, summed in float32, of taps·k of each row: bf16 numbers if the
+    /* The same for n blocks of rows by one panel, which is read once for all of them; what follows
+     * the panel in memory is fetched meanwhile. */
+    void (*gemm_panel)(int n, const struct cpu_rows *blocks, int vecs, int64_t taps, int64_t k,
+                       const float *b, const float *init);
+
+    /* Both with bf16 weights, summed in float32, of taps·k of each row: bf16 numbers if the
      * level has `bf16`, else floats. b holds two steps of k in each element:
      * [tap][(k+1)/2][vecs·vw] pairs, the first one in the lower half, and 0 as the second one of an
      * odd last step. ahead: for each pair. */
     void (*gemm16)(int rows, int vecs, const void *const *a, int64_t taps, int64_t k,
                    const float *b, const float *init, float *c, int64_t ldc,
                    const struct cpu_ahead *ahead);
+    void (*gemm16_panel)(int n, const struct cpu_rows *blocks, int vecs, int64_t taps, int64_t k,
+                         const float *b, const float *init);
     /* n numbers from bf16, to bf16 (nearest, halves to even), and pairs (first[i], second[i]). */
     void (*widen)(int64_t n, const uint16_t *src, float *dst);
     void (*narrow)(int64_t n, const float *src, uint16_t *dst);

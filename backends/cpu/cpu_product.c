@@ -10,7 +10,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_PIXELS = 8 * CPU_MAX_MR }; /* rows whose pointers a task makes at once */
+/* Blocks of rows of a task, and rows whose pointers it makes at once. */
+enum { MAX_BLOCKS = 8, MAX_PIXELS = MAX_BLOCKS * CPU_MAX_MR };
 
 /* --- packing --- */
 
@@ -392,6 +393,34 @@ static float *direct_place(const struct direct *d, const struct block *b, int64_
     return cpu_at(d->run, &y->view) + first + d->group * c->filters + column;
 }
 
+/* All blocks times one panel. */
+static void multiply_panel(const struct direct *d, const struct block *blocks, int n,
+                           const void *const *pointers, int64_t panel)
+{
+    const struct cpu_product *c = d->c;
+    const struct cpu_kernels *k = d->run->kernels;
+    const int64_t column = panel * k->nr, columns = cpu_least(k->nr, c->filters - column);
+    const int vecs = cpu_panel_vecs(k, column, c->filters);
+    const int64_t width = vecs * k->vw;
+    const float *b = d->packed + cpu_panel_at(k, d->phase->n_taps * c->steps, panel);
+    float tiles[MAX_BLOCKS * CPU_MAX_MR * CPU_MAX_NR] __attribute__((aligned(64)));
+    struct cpu_rows rows[MAX_BLOCKS];
+    bool placed[MAX_BLOCKS];
+    for (int i = 0; i < n; i++) {
+        int64_t ld = width;
+        float *place = direct_place(d, &blocks[i], column, columns, width, &ld);
+        placed[i] = place != NULL;
+        rows[i] = (struct cpu_rows){blocks[i].rows, pointers,
+                                    place ? place : tiles + i * k->mr * width, place ? ld : width};
+        pointers += blocks[i].rows * d->phase->n_taps;
+    }
+    (c->half ? k->gemm16_panel : k->gemm_panel)(n, rows, vecs, d->phase->n_taps, c->channels, b,
+                                                d->bias + column);
+    for (int i = 0; i < n; i++)
+        if (!placed[i])
+            finish_block(d, &blocks[i], column, columns, rows[i].c, width);
+}
+
 /* One task: a chunk of pixels times a chunk of panels. */
 static void direct_task(void *arg, int64_t task, int worker)
 {
@@ -402,13 +431,12 @@ static void direct_task(void *arg, int64_t task, int worker)
     const int64_t last = cpu_least(first + d->chunk, d->pixels);
     const int64_t panel0 = task / d->row_chunks * d->panel_chunk;
     const int64_t panel1 = cpu_least(panel0 + d->panel_chunk, c->panels);
-    const int64_t depth = d->phase->n_taps * c->steps;
     /* scratch: a row of zeros, then the pointers */
     float *zeros = cpu_scratch(d->run, worker);
     const void **pointers = (const void **)(void *)(zeros + cpu_round_up(c->channels, 16));
     memset(zeros, 0, (size_t)c->channels * sizeof *zeros);
 
-    struct block blocks[8];
+    struct block blocks[MAX_BLOCKS];
     int n_blocks = 0;
     const int64_t count = cpu_ceil(last - first, k->mr);
     for (int64_t at = first; at < last; n_blocks++) {
@@ -417,37 +445,8 @@ static void direct_task(void *arg, int64_t task, int worker)
         find_rows(d, &blocks[n_blocks], zeros, pointers + (at - first) * d->phase->n_taps);
         at += rows;
     }
-    for (int64_t panel = panel0; panel < panel1; panel++) {
-        const int64_t column = panel * k->nr, n = cpu_least(k->nr, c->filters - column);
-        const int vecs = cpu_panel_vecs(k, column, c->filters);
-        const int64_t width = vecs * k->vw;
-        const float *b = d->packed + cpu_panel_at(k, depth, panel);
-        const void **rows = pointers;
-        float tile[CPU_MAX_MR * CPU_MAX_NR] __attribute__((aligned(64)));
-        for (int i = 0; i < n_blocks; i++) {
-            const void **next = rows + blocks[i].rows * d->phase->n_taps;
-            const int64_t step = cpu_ceil(width, n_blocks);
-            const bool fetch_rows = d->phase->n_taps == 1 && i + 1 < n_blocks;
-            struct cpu_ahead ahead = {fetch_rows ? *next : b, b + depth * k->nr + i * step * depth,
-                                      fetch_rows ? 16 : 0, step};
-            if (n_blocks <= 2 && i == 0) { /* bound by memory: the panel itself, a little ahead */
-                ahead.b = b + 32 * k->nr;
-                ahead.b_step = width;
-            }
-            int64_t ld = width;
-            float *place = direct_place(d, &blocks[i], column, n, width, &ld);
-            float *to = place ? place : tile;
-            if (c->half)
-                k->gemm16(blocks[i].rows, vecs, rows, d->phase->n_taps, c->channels, b,
-                          d->bias + column, to, place ? ld : width, &ahead);
-            else
-                k->gemm(blocks[i].rows, vecs, (const float *const *)rows, d->phase->n_taps,
-                        c->channels, b, d->bias + column, to, place ? ld : width, &ahead);
-            if (!place)
-                finish_block(d, &blocks[i], column, n, tile, width);
-            rows = next;
-        }
-    }
+    for (int64_t panel = panel0; panel < panel1; panel++)
+        multiply_panel(d, blocks, n_blocks, pointers, panel);
 }
 
 /* How the work is cut changes no bit: a row's sum is the same in any block. */
@@ -463,10 +462,12 @@ static void run_phase(const struct cpu_run *run, const struct cpu_product *c,
         return;
     d.packed = packed + phase->packed + group * cpu_packed_floats(k, depth, c->filters);
     d.bias = bias + group * c->panels * k->nr;
+    /* few chunks of rows, as each reads the weights again */
     const int64_t wanted = 4 * (int64_t)run->host->n_workers;
-    int64_t chunk = cpu_least(cpu_ceil(d.pixels, wanted), 8 * k->mr);
-    chunk = cpu_round_up(chunk, k->mr);
-    d.chunk = cpu_least(chunk, d.pixels);
+    const int64_t least = cpu_least(cpu_ceil(wanted, c->panels), cpu_ceil(d.pixels, k->mr));
+    d.row_chunks = cpu_ceil(d.pixels, MAX_BLOCKS * k->mr);
+    d.row_chunks = d.row_chunks > least ? d.row_chunks : least;
+    d.chunk = cpu_ceil(d.pixels, d.row_chunks);
     d.row_chunks = cpu_ceil(d.pixels, d.chunk);
     const int64_t panel_chunks = cpu_least(c->panels, cpu_ceil(wanted, d.row_chunks));
     d.panel_chunk = cpu_ceil(c->panels, panel_chunks);

@@ -99,16 +99,17 @@ static void transform_weights(int m, const float *w, double scale, double *u)
                 scale * (half[r][0] * g[c][0] + half[r][1] * g[c][1] + half[r][2] * g[c][2]);
 }
 
-/* One panel at all positions: [position][panel][channel][panel width]. */
+/* One panel: [panel][position][channel][panel width], so that a task streams through one piece of
+ * memory. */
 static void pack_task(void *arg, int64_t panel, int worker)
 {
     (void)worker;
     const struct packing *pk = arg;
     const struct cpu_product *c = pk->product;
     const struct cpu_kernels *k = pk->kernels;
-    const int64_t first = panel * k->nr, all = cpu_packed_floats(k, c->steps, c->filters);
-    const int64_t width = cpu_panel_vecs(k, first, c->filters) * k->vw;
-    float *to = pk->packed + cpu_panel_at(k, c->steps, panel);
+    const int64_t first = panel * k->nr;
+    const int64_t width = cpu_panel_vecs(k, first, c->filters) * k->vw, all = c->steps * width;
+    float *to = pk->packed + positions(c) * cpu_panel_at(k, c->steps, panel);
     for (int64_t step = 0; step < c->steps; step++, to += width)
         for (int64_t j = 0; j < width; j++) {
             double u[2][36] = {{0}};
@@ -260,11 +261,10 @@ static void output_task(void *arg, int64_t task, int worker)
     const int64_t panel = task / w->chunks, column = panel * k->nr;
     const int vecs = cpu_panel_vecs(k, column, c->filters);
     const int64_t width = vecs * k->vw, position = TILES * k->nr + 16;
-    const int64_t all = cpu_packed_floats(k, c->steps, c->filters);
+    const float *b = w->packed + positions(c) * cpu_panel_at(k, c->steps, panel);
     float *products = cpu_scratch(w->run, worker);
 
-    for (int i = 0; i < positions(c); i++) {
-        const float *b = w->packed + i * all + cpu_panel_at(k, c->steps, panel);
+    for (int i = 0; i < positions(c); i++, b += c->steps * width) {
         const float *v = w->v + i * c->plane + first * c->row;
         const int64_t blocks = cpu_ceil(count, k->mr);
         for (int64_t j = 0, at = 0; j < blocks; j++) {
@@ -272,10 +272,12 @@ static void output_task(void *arg, int64_t task, int worker)
             const float *a[CPU_MAX_MR];
             for (int r = 0; r < rows; r++)
                 a[r] = v + (at + r) * c->row;
-            /* meanwhile the next rows, and a part of the next position's panel */
+            /* Meanwhile a part of the next position's panel, and the next rows; not those where
+             * weights come from memory, which leaves no room for other fetches. */
             const int64_t step = cpu_ceil(width, blocks);
             const struct cpu_ahead ahead = {j + 1 < blocks ? a[rows - 1] + c->row : v + c->plane,
-                                            b + all + j * step * c->steps, 16, step};
+                                            b + (width + j * step) * c->steps, blocks > 2 ? 16 : 0,
+                                            step};
             float *to = products + i * position + at * width;
             if (c->half)
                 k->gemm16(rows, vecs, (const void *const *)a, 1, c->channels, b, NULL, to, width,
