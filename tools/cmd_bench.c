@@ -8,12 +8,10 @@
 
 struct bench {
     struct common common;
-    struct described described;
     const char *backends;
     struct dm_bench_options options;
     struct dm_arena arena; /* of the list */
-    struct dm_text out;
-    double shown; /* when progress last was */
+    double shown;          /* when progress last was */
     bool json;
 };
 
@@ -22,8 +20,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct bench *bench = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &bench->described;
-        state->child_inputs[1] = &bench->common;
+        state->child_inputs[0] = state->child_inputs[1] = &bench->common;
         return 0;
     case 'b':
         bench->backends = arg;
@@ -35,11 +32,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         bench->json = true;
         return 0;
     case ARGP_KEY_END:
-        if (!bench->backends && bench->described.config)
+        if (!bench->backends && bench->common.config)
             argp_error(state, "--backends is missing: name at least one");
-        return described_argument(&bench->described, key, arg, state);
+        return described_argument(&bench->common, key, arg, state);
     case ARGP_KEY_ARG:
-        return described_argument(&bench->described, key, arg, state);
+        return described_argument(&bench->common, key, arg, state);
     }
     return ARGP_ERR_UNKNOWN;
 }
@@ -81,8 +78,9 @@ static bool on_progress(void *user, const char *what)
     return !interrupted();
 }
 
-static demist_status measure(struct bench *b, struct dm_error *err)
+static demist_status measure(void *state, struct dm_error *err)
 {
+    struct bench *b = state;
     const struct dm_environment *env;
     struct dm_bench result;
     DM_TRY(
@@ -96,29 +94,17 @@ static demist_status measure(struct bench *b, struct dm_error *err)
     if (status != DEMIST_OK)
         return status;
     if (b->json)
-        status = dm_bench_json(&result, &b->out, err);
+        status = dm_bench_json(&result, &b->common.out, err);
     else
-        dm_bench_text(&result, &b->out);
+        dm_bench_text(&result, &b->common.out);
     dm_bench_finish(&result);
     return status;
 }
 
 int cmd_bench(int argc, char **argv)
 {
-    struct bench bench = {.described.common = &bench.common};
-    struct dm_error err = DM_ERROR_INIT;
-    if (!common_open(&bench.common))
-        return EXIT_FAILED;
-    int status = parse_arguments(&argp, argc, argv, &bench);
-    if (status == EXIT_DONE)
-        status = described_load(&bench.described);
-    if (status == EXIT_DONE && measure(&bench, &err) != DEMIST_OK)
-        status = report_error(&bench.common, bench.described.config, &err);
-    else if (status == EXIT_DONE)
-        status = print_result(&bench.common, &bench.out);
-    dm_text_finish(&bench.out);
+    struct bench bench = {0};
+    int status = run_command(&argp, argc, argv, &bench, measure);
     dm_arena_finish(&bench.arena);
-    described_finish(&bench.described);
-    common_close(&bench.common);
     return status;
 }

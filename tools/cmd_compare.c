@@ -14,13 +14,11 @@ enum { KEY_SAMPLERS = 256, KEY_STEPS, KEY_OBSERVE, KEY_SAVE_CASE, KEY_HTML, KEY_
 
 struct compare {
     struct common common;
-    struct described described;
     const char *backends, *samplers, *html, *replay;
     struct dm_compare_options options;
-    struct dm_arena arena; /* of the lists */
-    struct dm_text out;
-    double shown;       /* when progress last was */
-    bool json, observe; /* observe: --observe was given */
+    struct dm_arena arena;         /* of the lists */
+    double shown;                  /* when progress last was */
+    bool json, observe, disagrees; /* observe: --observe was given */
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -28,8 +26,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct compare *compare = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &compare->described;
-        state->child_inputs[1] = &compare->common;
+        state->child_inputs[0] = state->child_inputs[1] = &compare->common;
         return 0;
     case 'b':
         compare->backends = arg;
@@ -59,7 +56,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         compare->json = true;
         return 0;
     case ARGP_KEY_END:
-        if (!compare->replay && !compare->backends && compare->described.config)
+        if (!compare->replay && !compare->backends && compare->common.config)
             argp_error(state, "--backends is missing: name two or more, the reference side first");
         if (compare->replay && (compare->html || compare->samplers || compare->options.steps ||
                                 compare->options.save_case || compare->observe))
@@ -67,9 +64,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
                               "and --json alone");
         if (compare->replay)
             return 0;
-        return described_argument(&compare->described, key, arg, state);
+        return described_argument(&compare->common, key, arg, state);
     case ARGP_KEY_ARG:
-        return described_argument(&compare->described, key, arg, state);
+        return described_argument(&compare->common, key, arg, state);
     }
     return ARGP_ERR_UNKNOWN;
 }
@@ -153,7 +150,7 @@ static demist_status write_page(struct dm_outfile *page, const struct dm_compari
 }
 
 static demist_status compare_backends(struct compare *c, const struct dm_environment *env,
-                                      bool *disagrees, struct dm_error *err)
+                                      struct dm_error *err)
 {
     struct dm_comparison comparison;
     struct dm_outfile page = DM_OUTFILE_INIT;
@@ -165,20 +162,20 @@ static demist_status compare_backends(struct compare *c, const struct dm_environ
         dm_compare(env, dm_session_ini(c->common.session), &c->options, &comparison, err);
     console_draw(&c->common.console, "");
     if (status == DEMIST_OK) {
-        *disagrees = comparison.disagrees;
+        c->disagrees = comparison.disagrees;
         if (c->html)
             status = write_page(&page, &comparison, err);
         if (status == DEMIST_OK && c->json)
-            status = dm_compare_json(&comparison, &c->out, err);
+            status = dm_compare_json(&comparison, &c->common.out, err);
         else if (status == DEMIST_OK)
-            dm_compare_text(&comparison, &c->out);
+            dm_compare_text(&comparison, &c->common.out);
         dm_comparison_finish(&comparison);
     }
     dm_outfile_finish(&page);
     return status;
 }
 
-static demist_status replay(struct compare *c, const struct dm_environment *env, bool *disagrees,
+static demist_status replay(struct compare *c, const struct dm_environment *env,
                             struct dm_error *err)
 {
     struct dm_ini defaults = {.file = "the defaults"};
@@ -187,44 +184,28 @@ static demist_status replay(struct compare *c, const struct dm_environment *env,
     DM_TRY(dm_compare_replay(env, ini ? ini : &defaults, c->replay, c->options.backends,
                              c->options.n_backends, &result, err));
     demist_status status = DEMIST_OK;
-    *disagrees = result.disagrees;
+    c->disagrees = result.disagrees;
     if (c->json)
-        status = dm_replay_json(&result, &c->out, err);
+        status = dm_replay_json(&result, &c->common.out, err);
     else
-        dm_replay_text(&result, &c->out);
+        dm_replay_text(&result, &c->common.out);
     dm_replay_finish(&result);
     return status;
 }
 
-static int run(struct compare *c)
+static demist_status run(void *state, struct dm_error *err)
 {
+    struct compare *c = state;
     const struct dm_environment *env;
-    struct dm_error err = DM_ERROR_INIT;
-    bool disagrees = false;
-    demist_status status = split_lists(c, &err);
-    if (status == DEMIST_OK)
-        status = dm_session_environment(c->common.session, &env, &err);
-    if (status == DEMIST_OK)
-        status = (c->replay ? replay : compare_backends)(c, env, &disagrees, &err);
-    if (status != DEMIST_OK)
-        return report_error(&c->common, c->described.config, &err);
-    int exit_status = print_result(&c->common, &c->out);
-    return exit_status == EXIT_DONE && disagrees ? EXIT_DISAGREES : exit_status;
+    DM_TRY(split_lists(c, err));
+    DM_TRY(dm_session_environment(c->common.session, &env, err));
+    return (c->replay ? replay : compare_backends)(c, env, err);
 }
 
 int cmd_compare(int argc, char **argv)
 {
-    struct compare compare = {.described.common = &compare.common};
-    if (!common_open(&compare.common))
-        return EXIT_FAILED;
-    int status = parse_arguments(&argp, argc, argv, &compare);
-    if (status == EXIT_DONE && compare.described.config)
-        status = described_load(&compare.described);
-    if (status == EXIT_DONE)
-        status = run(&compare);
-    dm_text_finish(&compare.out);
+    struct compare compare = {0};
+    int status = run_command(&argp, argc, argv, &compare, run);
     dm_arena_finish(&compare.arena);
-    described_finish(&compare.described);
-    common_close(&compare.common);
-    return status;
+    return status == EXIT_DONE && compare.disagrees ? EXIT_DISAGREES : status;
 }

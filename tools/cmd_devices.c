@@ -12,7 +12,6 @@
 struct devices {
     struct common common;
     bool json;
-    struct dm_text out;
     cJSON *root, *backends; /* with --json */
     bool ok;
 };
@@ -90,7 +89,7 @@ static void put_device(cJSON *list, int32_t i, const demist_device_info *info, b
 static void print_broken(struct devices *d, const char *name, const char *why)
 {
     if (!d->json) {
-        dm_text_appendf(&d->out, "backend %s\n  cannot be used: %s\n", name, why);
+        dm_text_appendf(&d->common.out, "backend %s\n  cannot be used: %s\n", name, why);
         return;
     }
     cJSON *object = dm_json_append_object(d->backends, &d->ok);
@@ -103,9 +102,9 @@ static void print_infos(struct devices *d, const char *name, const demist_device
                         int32_t n)
 {
     if (!d->json) {
-        dm_text_appendf(&d->out, "backend %s\n%s", name, n ? "" : "  no device\n");
+        dm_text_appendf(&d->common.out, "backend %s\n%s", name, n ? "" : "  no device\n");
         for (int32_t i = 0; i < n; i++)
-            print_device(&d->out, i, infos[i]);
+            print_device(&d->common.out, i, infos[i]);
         return;
     }
     cJSON *object = dm_json_append_object(d->backends, &d->ok);
@@ -164,8 +163,9 @@ static demist_status print_backends(struct devices *d, struct dm_error *err)
     return DEMIST_OK;
 }
 
-static demist_status print(struct devices *d, struct dm_error *err)
+static demist_status print(void *state, struct dm_error *err)
 {
+    struct devices *d = state;
     if (d->json) {
         d->root = cJSON_CreateObject();
         d->backends = dm_json_put_array(d->root, "backends", &d->ok);
@@ -175,21 +175,11 @@ static demist_status print(struct devices *d, struct dm_error *err)
         cJSON_Delete(d->root);
         return status;
     }
-    return dm_json_print(&d->out, d->root, d->ok, err);
+    return dm_json_print(&d->common.out, d->root, d->ok, err);
 }
 
 int cmd_devices(int argc, char **argv)
 {
     struct devices devices = {.ok = true};
-    struct dm_error err = DM_ERROR_INIT;
-    if (!common_open(&devices.common))
-        return EXIT_FAILED;
-    int status = parse_arguments(&argp, argc, argv, &devices);
-    if (status == EXIT_DONE && print(&devices, &err) != DEMIST_OK)
-        status = report_error(&devices.common, NULL, &err);
-    else if (status == EXIT_DONE)
-        status = print_result(&devices.common, &devices.out);
-    dm_text_finish(&devices.out);
-    common_close(&devices.common);
-    return status;
+    return run_command(&argp, argc, argv, &devices, print);
 }

@@ -14,7 +14,6 @@
 
 struct evaluate {
     struct common common;
-    struct described described;
     const char *measure, *data;
     int64_t importance;
     bool json;
@@ -27,8 +26,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct evaluate *evaluate = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &evaluate->described;
-        state->child_inputs[1] = &evaluate->common;
+        state->child_inputs[0] = state->child_inputs[1] = &evaluate->common;
         return 0;
     case 'd':
         evaluate->data = arg;
@@ -43,7 +41,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_ARG:
         if (evaluate->measure)
-            return described_argument(&evaluate->described, key, arg, state);
+            return described_argument(&evaluate->common, key, arg, state);
         if (strcmp(arg, "nll") != 0)
             argp_error(state, "\"%s\" is nothing to evaluate; there is: nll", arg);
         evaluate->measure = arg;
@@ -51,9 +49,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (!evaluate->measure)
             argp_error(state, "say what to evaluate: nll");
-        if (evaluate->described.config && !evaluate->data)
+        if (evaluate->common.config && !evaluate->data)
             argp_error(state, "--data is missing: name a folder of pictures or a file");
-        return described_argument(&evaluate->described, key, arg, state);
+        return described_argument(&evaluate->common, key, arg, state);
     }
     return ARGP_ERR_UNKNOWN;
 }
@@ -247,8 +245,9 @@ static void print_text(const struct evaluate *e, const struct dm_nll_result *r)
 
 /* ---------------------------------------------------------------- the command */
 
-static demist_status evaluate_nll(struct evaluate *e, struct dm_error *err)
+static demist_status evaluate_nll(void *state, struct dm_error *err)
 {
+    struct evaluate *e = state;
     const struct dm_environment *env;
     struct dm_setup setup;
     struct dm_nll_result result;
@@ -276,16 +275,6 @@ static demist_status evaluate_nll(struct evaluate *e, struct dm_error *err)
 
 int cmd_evaluate(int argc, char **argv)
 {
-    struct evaluate evaluate = {.described.common = &evaluate.common};
-    struct dm_error err = DM_ERROR_INIT;
-    if (!common_open(&evaluate.common))
-        return EXIT_FAILED;
-    int status = parse_arguments(&argp, argc, argv, &evaluate);
-    if (status == EXIT_DONE)
-        status = described_load(&evaluate.described);
-    if (status == EXIT_DONE && evaluate_nll(&evaluate, &err) != DEMIST_OK)
-        status = report_error(&evaluate.common, evaluate.described.config, &err);
-    described_finish(&evaluate.described);
-    common_close(&evaluate.common);
-    return status;
+    struct evaluate evaluate = {0};
+    return run_command(&argp, argc, argv, &evaluate, evaluate_nll);
 }

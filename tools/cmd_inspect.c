@@ -234,9 +234,10 @@ static bool is_png(const char *path)
     return n == (ssize_t)sizeof start && memcmp(start, signature, sizeof start) == 0;
 }
 
-static demist_status inspect_file(struct inspect *inspect, struct dm_text *out,
-                                  struct dm_error *err)
+static demist_status inspect_file(void *state, struct dm_error *err)
 {
+    struct inspect *inspect = state;
+    struct dm_text *out = &inspect->common.out;
     struct inspect_ini ini = {inspect->path, inspect->data, inspect->prefix, inspect->json};
     if (inspect->ini)
         return inspect_ini(&inspect->common, &ini, out, err);
@@ -247,17 +248,5 @@ static demist_status inspect_file(struct inspect *inspect, struct dm_text *out,
 int cmd_inspect(int argc, char **argv)
 {
     struct inspect inspect = {0};
-    struct dm_error err = DM_ERROR_INIT;
-    struct dm_text out = DM_TEXT_INIT;
-    if (!common_open(&inspect.common))
-        return EXIT_FAILED;
-    int status = parse_arguments(&argp, argc, argv, &inspect);
-    if (status == EXIT_DONE) {
-        demist_status read = inspect_file(&inspect, &out, &err);
-        status = read == DEMIST_OK ? print_result(&inspect.common, &out)
-                                   : report_error(&inspect.common, NULL, &err);
-    }
-    dm_text_finish(&out);
-    common_close(&inspect.common);
-    return status;
+    return run_command(&argp, argc, argv, &inspect, inspect_file);
 }

@@ -138,8 +138,10 @@ static demist_status print_all(struct plugins *plugins, struct dm_registry *regi
     return DEMIST_OK;
 }
 
-static demist_status print(struct plugins *plugins, struct dm_text *out, struct dm_error *err)
+static demist_status print(void *state, struct dm_error *err)
 {
+    struct plugins *plugins = state;
+    struct dm_text *out = &plugins->common.out;
     struct dm_registry *registry;
     const struct dm_core_section *core = plugins->name ? core_section(plugins->name) : NULL;
     if (core && plugins->json)
@@ -157,16 +159,5 @@ static demist_status print(struct plugins *plugins, struct dm_text *out, struct 
 int cmd_plugins(int argc, char **argv)
 {
     struct plugins plugins = {0};
-    struct dm_error err = DM_ERROR_INIT;
-    struct dm_text out = DM_TEXT_INIT;
-    if (!common_open(&plugins.common))
-        return EXIT_FAILED;
-    int status = parse_arguments(&argp, argc, argv, &plugins);
-    if (status == EXIT_DONE && print(&plugins, &out, &err) != DEMIST_OK)
-        status = report_error(&plugins.common, NULL, &err);
-    else if (status == EXIT_DONE)
-        status = print_result(&plugins.common, &out);
-    dm_text_finish(&out);
-    common_close(&plugins.common);
-    return status;
+    return run_command(&argp, argc, argv, &plugins, print);
 }

@@ -6,7 +6,6 @@
 
 struct predict {
     struct common common;
-    struct described described;
     const char *in, *out;
 };
 
@@ -15,8 +14,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct predict *predict = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &predict->described;
-        state->child_inputs[1] = &predict->common;
+        state->child_inputs[0] = state->child_inputs[1] = &predict->common;
         return 0;
     case 'i':
         predict->in = arg;
@@ -25,11 +23,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         predict->out = arg;
         return 0;
     case ARGP_KEY_END:
-        if (predict->described.config && (!predict->in || !predict->out))
+        if (predict->common.config && (!predict->in || !predict->out))
             argp_error(state, "%s is missing", predict->in ? "--out FILE" : "--in FILE");
-        return described_argument(&predict->described, key, arg, state);
+        return described_argument(&predict->common, key, arg, state);
     case ARGP_KEY_ARG:
-        return described_argument(&predict->described, key, arg, state);
+        return described_argument(&predict->common, key, arg, state);
     }
     return ARGP_ERR_UNKNOWN;
 }
@@ -56,8 +54,9 @@ static const struct argp argp = {
            "  demist predict crawl.ini --in in.safetensors --out out.safetensors",
 };
 
-static demist_status evaluate(struct predict *predict, struct dm_error *err)
+static demist_status evaluate(void *state, struct dm_error *err)
 {
+    const struct predict *predict = state;
     const struct dm_environment *env;
     const struct dm_ini *ini = dm_session_ini(predict->common.session);
     struct dm_setup setup;
@@ -73,16 +72,6 @@ static demist_status evaluate(struct predict *predict, struct dm_error *err)
 
 int cmd_predict(int argc, char **argv)
 {
-    struct predict predict = {.described.common = &predict.common};
-    struct dm_error err = DM_ERROR_INIT;
-    if (!common_open(&predict.common))
-        return EXIT_FAILED;
-    int status = parse_arguments(&argp, argc, argv, &predict);
-    if (status == EXIT_DONE)
-        status = described_load(&predict.described);
-    if (status == EXIT_DONE && evaluate(&predict, &err) != DEMIST_OK)
-        status = report_error(&predict.common, predict.described.config, &err);
-    described_finish(&predict.described);
-    common_close(&predict.common);
-    return status;
+    struct predict predict = {0};
+    return run_command(&argp, argc, argv, &predict, evaluate);
 }

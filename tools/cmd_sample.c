@@ -12,7 +12,6 @@ enum { KEY_OVERWRITE = 256 }; /* without a short form */
 
 struct sample {
     struct common common;
-    struct described described;
     struct progress progress;
     const char *trajectory;
     bool explain, overwrite;
@@ -23,8 +22,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct sample *sample = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &sample->described;
-        state->child_inputs[1] = &sample->common;
+        state->child_inputs[0] = state->child_inputs[1] = &sample->common;
         return 0;
     case 'T':
         sample->trajectory = arg;
@@ -37,7 +35,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_ARG:
     case ARGP_KEY_END:
-        return described_argument(&sample->described, key, arg, state);
+        return described_argument(&sample->common, key, arg, state);
     }
     return ARGP_ERR_UNKNOWN;
 }
@@ -76,22 +74,16 @@ static bool on_progress(void *user, const demist_progress *told)
     return !interrupted();
 }
 
-static int explain(struct sample *sample)
+static demist_status explain(struct sample *sample, struct dm_error *err)
 {
     const struct dm_environment *env;
-    struct dm_error err = DM_ERROR_INIT;
-    struct dm_text out = DM_TEXT_INIT;
-    demist_status status = dm_session_environment(sample->common.session, &env, &err);
-    if (status == DEMIST_OK)
-        status = dm_explain(env, dm_session_ini(sample->common.session), &out, &err);
-    if (status == DEMIST_OK)
-        return print_result(&sample->common, &out);
-    dm_text_finish(&out);
-    return report_error(&sample->common, sample->described.config, &err);
+    DM_TRY(dm_session_environment(sample->common.session, &env, err));
+    return dm_explain(env, dm_session_ini(sample->common.session), &sample->common.out, err);
 }
 
-static int run(struct sample *sample)
+static demist_status run(struct sample *sample, struct dm_error *err)
 {
+    struct common *common = &sample->common;
     demist_sample_options with = DEMIST_INIT(demist_sample_options);
     with.progress = on_progress;
     with.user = &sample->progress;
@@ -100,36 +92,29 @@ static int run(struct sample *sample)
     with.trajectory = sample->trajectory;
     demist_result *result = NULL;
     interrupt_gracefully();
-    progress_init(&sample->progress, &sample->common.console);
-    demist_status status = demist_session_sample(sample->common.session, &with, &result);
+    progress_init(&sample->progress, &common->console);
+    demist_status status = demist_session_sample(common->session, &with, &result);
     if (status == DEMIST_OK && result)
         progress_end(&sample->progress, result->n_images);
     else
-        console_draw(&sample->common.console, "");
+        console_draw(&common->console, "");
     for (int64_t i = 0; result && i < result->n_files; i++)
         puts(result->files[i]);
-    int exit_status = status == DEMIST_OK
-                          ? EXIT_DONE
-                          : report(&sample->common, sample->described.config, status,
-                                   demist_session_error(sample->common.session));
     if (status == DEMIST_CANCELLED && result)
-        console_say(&sample->common.console, "%lld finished image%s kept",
-                    (long long)result->n_images, result->n_images == 1 ? " is" : "s are");
+        console_say(&common->console, "%lld finished image%s kept", (long long)result->n_images,
+                    result->n_images == 1 ? " is" : "s are");
     demist_result_free(result);
-    return exit_status;
+    return status ? dm_fail(err, status, "%s", demist_session_error(common->session)) : DEMIST_OK;
+}
+
+static demist_status explain_or_run(void *state, struct dm_error *err)
+{
+    struct sample *sample = state;
+    return (sample->explain ? explain : run)(sample, err);
 }
 
 int cmd_sample(int argc, char **argv)
 {
-    struct sample sample = {.described.common = &sample.common};
-    if (!common_open(&sample.common))
-        return EXIT_FAILED;
-    int status = parse_arguments(&argp, argc, argv, &sample);
-    if (status == EXIT_DONE)
-        status = described_load(&sample.described);
-    if (status == EXIT_DONE)
-        status = sample.explain ? explain(&sample) : run(&sample);
-    described_finish(&sample.described);
-    common_close(&sample.common);
-    return status;
+    struct sample sample = {0};
+    return run_command(&argp, argc, argv, &sample, explain_or_run);
 }

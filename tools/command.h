@@ -33,45 +33,25 @@ int cmd_inspect(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 
-/* What every subcommand has. */
+/* What every subcommand has: the first member of its state. */
 struct common {
     struct console console;
     demist_session *session;
-};
-
-/* The input of common_argp, as a child: --plugin-path, -q, -v. */
-extern const struct argp common_argp;
-
-/* False, with the error told, without memory. */
-bool common_open(struct common *common);
-void common_close(struct common *common);
-
-/* The options of subcommands that run a description: CONFIG, --set, --threads. */
-struct described {
-    struct common *common;
-    const char *config;
-    const char **sets; /* [n_sets], owned */
+    const char *config; /* CONFIG, where described_argp is a child; NULL: not given */
+    const char **sets;  /* --set; [n_sets], owned */
     size_t n_sets;
+    struct dm_text out; /* what goes to standard output at the end */
 };
-extern const struct argp described_argp; /* a child; its input is a struct described */
+
+/* Children of a subcommand's argp, whose input is the struct common: --plugin-path, -q, -v; and of
+ * subcommands that run a description: --set, --threads. */
+extern const struct argp common_argp, described_argp;
 /* Handles the one argument CONFIG: for the parent's ARGP_KEY_ARG and ARGP_KEY_END. */
-error_t described_argument(struct described *described, int key, char *arg,
-                           struct argp_state *state);
-/* Loads CONFIG and applies every --set. An exit status, with the error told. */
-int described_load(struct described *described);
-void described_finish(struct described *described);
+error_t described_argument(struct common *common, int key, char *arg, struct argp_state *state);
 
-/* Parses; an exit status that is not EXIT_DONE ends the command. */
-int parse_arguments(const struct argp *argp, int argc, char **argv, void *input);
-
-/* Tells the error and returns the exit status for it. An error that starts with a place in a
- * configuration ("FILE:LINE: ", "--set ") is one of configuration, and is told as it is. `config`
- * is the file of the run, or NULL. */
-int report(struct common *common, const char *config, demist_status status, const char *text);
-/* The same for an error of the library's inner interfaces, which is cleared. */
-int report_error(struct common *common, const char *config, struct dm_error *err);
-
-/* Writes the text to standard output and frees it. EXIT_FAILED, told, when that fails. */
-int print_result(struct common *common, struct dm_text *text);
-
+/* A subcommand from its arguments to its exit status: opens a session, parses into `state`, which
+ * starts with a struct common, loads CONFIG and applies every --set, calls `work`, and prints
+ * common.out, or tells the error. Mistakes in the arguments end the program. */
+typedef demist_status command_work(void *state, struct dm_error *err);
+int run_command(const struct argp *argp, int argc, char **argv, void *state, command_work *work);
 #endif
