@@ -7,6 +7,8 @@
 #include "cpu_product.h"
 #include "cpu_tiles.h"
 
+#include <demist/convolution.h>
+
 #include <math.h>
 #include <string.h>
 
@@ -504,52 +506,42 @@ static demist_status run_product(struct cpu_run *run, const void *op)
 
 /* --- building --- */
 
-/* The taps along one axis that reach output phase `r`, and their input offsets. */
-static int32_t taps_of(const struct cpu_product *c, int64_t kernel, int64_t stride,
-                       int64_t dilation, int64_t pad, int64_t r, int32_t *tap, int32_t *from)
+/* The taps along one axis that reach outputs of phase r. */
+static demist_taps taps_of(const struct cpu_product *c, int64_t kernel, int32_t stride,
+                           int32_t dilation, int64_t pad, int64_t r)
 {
-    int32_t n = 0;
-    for (int64_t k = 0; k < kernel; k++) {
-        int64_t at = k * dilation - pad;
-        if (c->op == DEMIST_OP_CONV_TRANSPOSE2D) {
-            const int64_t scaled = r + pad - k * dilation;
-            if (scaled % stride != 0)
-                continue;
-            at = scaled / stride;
-        }
-        tap[n] = (int32_t)k;
-        from[n++] = (int32_t)at;
-    }
-    return n;
+    if (c->op == DEMIST_OP_CONV_TRANSPOSE2D)
+        return demist_transposed_taps(kernel, stride, (int32_t)pad, dilation, r);
+    return demist_conv_taps(kernel, (int32_t)pad, dilation);
 }
 
 static demist_status plan_phase(demist_program *p, struct cpu_product *c, const demist_attrs *attrs,
                                 int64_t ry, int64_t rx, struct cpu_phase *phase)
 {
-    const int64_t taps = c->kernel_h * c->kernel_w;
-    int32_t *room = cpu_new(p, (size_t)(3 * taps + 2 * (c->kernel_h + c->kernel_w)) * sizeof *room);
+    const int32_t one[] = {1, 1};
+    const bool linear = c->op == DEMIST_OP_LINEAR;
+    const int32_t *stride = linear ? one : attrs->conv.stride;
+    const int32_t *dilation = linear ? one : attrs->conv.dilation;
+    const demist_taps ty = taps_of(c, c->kernel_h, stride[0], dilation[0], c->pad_y, ry);
+    const demist_taps tx = taps_of(c, c->kernel_w, stride[1], dilation[1], c->pad_x, rx);
+    const int64_t taps = (int64_t)ty.n * tx.n;
+    int32_t *room = cpu_new(p, (size_t)(3 * taps) * sizeof *room);
     if (!room)
         return DEMIST_NO_MEMORY;
     phase->tap = room;
     phase->dy = room + taps;
     phase->dx = room + 2 * taps;
-    int32_t *ky = room + 3 * taps, *dy = ky + c->kernel_h, *kx = dy + c->kernel_h;
-    int32_t *dx = kx + c->kernel_w;
-    const bool linear = c->op == DEMIST_OP_LINEAR;
-    const int32_t ny = taps_of(c, c->kernel_h, linear ? 1 : attrs->conv.stride[0],
-                               linear ? 1 : attrs->conv.dilation[0], c->pad_y, ry, ky, dy);
-    const int32_t nx = taps_of(c, c->kernel_w, linear ? 1 : attrs->conv.stride[1],
-                               linear ? 1 : attrs->conv.dilation[1], c->pad_x, rx, kx, dx);
-    for (int32_t i = 0; i < ny; i++)
-        for (int32_t j = 0; j < nx; j++) {
-            phase->tap[phase->n_taps] = (int32_t)(ky[i] * c->kernel_w + kx[j]);
-            phase->dy[phase->n_taps] = dy[i];
-            phase->dx[phase->n_taps++] = dx[j];
+    for (int32_t i = 0; i < ty.n; i++)
+        for (int32_t j = 0; j < tx.n; j++) {
+            phase->tap[phase->n_taps] =
+                (int32_t)((ty.first + i * ty.step) * c->kernel_w + tx.first + j * tx.step);
+            phase->dy[phase->n_taps] = ty.place + i * ty.move;
+            phase->dx[phase->n_taps++] = tx.place + j * tx.move;
         }
     phase->first_y = ry;
     phase->first_x = rx;
-    phase->rows = ry < c->out_height ? cpu_ceil(c->out_height - ry, c->step_y) : 0;
-    phase->columns = rx < c->out_width ? cpu_ceil(c->out_width - rx, c->step_x) : 0;
+    phase->rows = demist_phase_outputs(c->out_height, (int32_t)c->step_y, ry);
+    phase->columns = demist_phase_outputs(c->out_width, (int32_t)c->step_x, rx);
     return DEMIST_OK;
 }
 

@@ -3,6 +3,8 @@
  * precision's type. A transposed convolution is one convolution for each phase of its stride. */
 #include "cuda_program.h"
 
+#include <demist/convolution.h>
+
 #include <string.h>
 
 enum { MAX_TAPS = 1024, COLUMN_ALIGN = 8 };
@@ -57,16 +59,10 @@ demist_status cu_add_product_call(demist_program *p, int32_t node, struct cu_pro
 
 /* --- one convolution, or one phase of a transposed one --- */
 
-/* Taps of w along one axis: first, first + step, …, n of them; places in x: place, place + move, …
- */
-struct axis_taps {
-    int32_t first, step, n, place, move;
-};
-
 struct phase {
     int64_t height, width;
     int32_t stride[2];
-    struct axis_taps taps[2];
+    demist_taps taps[2]; /* along y, x */
 };
 
 static int64_t packed_row(const struct conv *c)
@@ -78,7 +74,7 @@ static int64_t packed_row(const struct conv *c)
 static demist_status pack(demist_program *p, const struct conv *c, const struct phase *phase,
                           demist_view *packed)
 {
-    const struct axis_taps *ty = &phase->taps[0], *tx = &phase->taps[1];
+    const demist_taps *ty = &phase->taps[0], *tx = &phase->taps[1];
     const int64_t row = packed_row(c), n_taps = (int64_t)ty->n * tx->n;
     const enum cu_type type = cu_type_of(p, &c->x) == CU_F32 ? CU_F32 : p->narrow;
     demist_view from = c->w;
@@ -104,7 +100,7 @@ static demist_status pack(demist_program *p, const struct conv *c, const struct 
 
 static demist_status put_taps(demist_program *p, const struct phase *phase, int32_t *storage)
 {
-    const struct axis_taps *ty = &phase->taps[0], *tx = &phase->taps[1];
+    const demist_taps *ty = &phase->taps[0], *tx = &phase->taps[1];
     int32_t places[2 * MAX_TAPS] = {0, 0}, n = 0;
     for (int32_t i = 0; i < ty->n; i++)
         for (int32_t j = 0; j < tx->n; j++) {
@@ -157,34 +153,9 @@ static demist_status add_direct(demist_program *p, const struct conv *c)
     struct phase phase = {.height = c->y.shape[2], .width = c->y.shape[3]};
     for (int i = 0; i < 2; i++) {
         phase.stride[i] = a->conv.stride[i];
-        phase.taps[i] = (struct axis_taps){.step = 1,
-                                           .n = (int32_t)c->w.shape[2 + i],
-                                           .place = -a->conv.pad[i],
-                                           .move = a->conv.dilation[i]};
+        phase.taps[i] = demist_conv_taps(c->w.shape[2 + i], a->conv.pad[i], a->conv.dilation[i]);
     }
     return add_phase(p, c, &phase, &c->y, c->operands);
-}
-
-/* Taps k of w along one axis that meet outputs phase, phase + stride, …: those where
- * phase + pad − k·dilation is a multiple of the stride, which are equally far apart. */
-static struct axis_taps phase_taps(int64_t size, int32_t stride, int32_t pad, int32_t dilation,
-                                   int64_t phase)
-{
-    struct axis_taps t = {.step = 1};
-    for (int32_t k = 0; k < size; k++) {
-        const int64_t at = phase + pad - (int64_t)k * dilation;
-        if (at % stride != 0)
-            continue;
-        if (t.n == 0) {
-            t.first = k;
-            t.place = (int32_t)(at / stride);
-        } else if (t.n == 1) {
-            t.step = k - t.first;
-            t.move = (int32_t)(at / stride) - t.place;
-        }
-        t.n++;
-    }
-    return t;
 }
 
 /* Every stride[axis]-th pixel of a grid, from `first` on. */
@@ -206,9 +177,9 @@ static demist_status add_transposed_phase(demist_program *p, const struct conv *
     struct phase phase = {.stride = {1, 1}};
     int64_t size[2];
     for (int i = 0; i < 2; i++) {
-        phase.taps[i] = phase_taps(c->w.shape[2 + i], a->conv.stride[i], a->conv.pad[i],
-                                   a->conv.dilation[i], first[i]);
-        size[i] = (c->y.shape[2 + i] - first[i] + a->conv.stride[i] - 1) / a->conv.stride[i];
+        phase.taps[i] = demist_transposed_taps(c->w.shape[2 + i], a->conv.stride[i], a->conv.pad[i],
+                                               a->conv.dilation[i], first[i]);
+        size[i] = demist_phase_outputs(c->y.shape[2 + i], a->conv.stride[i], first[i]);
     }
     phase.height = size[0];
     phase.width = size[1];
