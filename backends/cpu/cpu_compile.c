@@ -2,6 +2,8 @@
  * op add its steps. Memory is taken here and at bind; execute takes none. */
 #include "cpu_program.h"
 
+#include <demist/checks.h>
+
 #include <inttypes.h>
 #include <string.h>
 
@@ -664,20 +666,10 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
                                 const demist_compile_info *info)
 {
     const demist_host *host = device->host;
-    if (info->max_batch < 1)
-        return host->fail(host, DEMIST_INVALID, "the largest batch is %" PRId64 ": give 1 or more",
-                          info->max_batch);
     if (!cpu_has_precision(device, info->precision))
         return host->fail(host, DEMIST_UNSUPPORTED,
                           "the cpu backend computes in f32, strict or bf16 precision only");
-    for (int32_t i = 0; i < graph->n_nodes; i++) {
-        const demist_node *node = graph->nodes[i];
-        const char *why = NULL;
-        if (!cpu_supports(device, node, &why))
-            return host->fail(host, DEMIST_UNSUPPORTED, "node '%s' (%s): %s", node->name,
-                              demist_op_name(node->op), why);
-    }
-    return DEMIST_OK;
+    return demist_check_compile(host, device, graph, info, cpu_supports);
 }
 
 static demist_status alloc_tables(demist_program *p, const demist_graph *graph)

@@ -1,7 +1,7 @@
 /* The generator's numbers, which the host computes, and scalars of an execution. */
 #include "cpu_program.h"
 
-#include <inttypes.h>
+#include <demist/checks.h>
 
 struct philox {
     demist_op op;
@@ -48,18 +48,14 @@ static demist_status run_philox(struct cpu_run *run, const void *op)
 {
     const struct philox *f = op;
     const demist_attrs *a = &f->attrs;
-    const uint64_t draw = run->scalars[a->philox.draw_slot].u;
-    struct call call = {
-        .run = run, .op = f, .seed = run->scalars[a->philox.seed_slot].u, .draw = (uint32_t)draw};
+    CPU_TRY(demist_check_draws(run->host, f->name, f->op, a, run->scalars, run->images));
+    struct call call = {.run = run,
+                        .op = f,
+                        .seed = run->scalars[a->philox.seed_slot].u,
+                        .draw = (uint32_t)run->scalars[a->philox.draw_slot].u};
     const int64_t images = f->to.batched ? run->images : 1;
     if (a->philox.per_image)
         call.image = run->scalars[a->philox.image_slot].u;
-    if (draw > UINT32_MAX || call.image >= DEMIST_IMAGE_SHARED ||
-        (uint64_t)images > DEMIST_IMAGE_SHARED - call.image)
-        return run->host->fail(run->host, DEMIST_INVALID,
-                               "node '%s' (%s): draw %" PRIu64 ", images %" PRIu64 " and on: draw "
-                               "numbers are below 2^32, image indices below 2^32-1",
-                               f->name, demist_op_name(f->op), draw, call.image);
     cpu_parallel(run, images * cpu_ceil(f->elements, CHUNK), philox_task, &call,
                  (double)images * (double)f->elements * 16);
     return DEMIST_OK;

@@ -2,6 +2,8 @@
  * op add its steps. Device memory is taken here and at bind; execute takes none. */
 #include "cuda_program.h"
 
+#include <demist/checks.h>
+
 #include <inttypes.h>
 #include <string.h>
 
@@ -688,9 +690,6 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
                                 const demist_compile_info *info)
 {
     const demist_host *host = device->host;
-    if (info->max_batch < 1)
-        return host->fail(host, DEMIST_INVALID, "the largest batch is %" PRId64 ": give 1 or more",
-                          info->max_batch);
     if (info->max_batch > INT32_MAX)
         return host->fail(host, DEMIST_NO_MEMORY,
                           "%" PRId64 " images are more than memory can hold: lower the batch",
@@ -698,14 +697,7 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
     if (!cu_has_precision(device, info->precision))
         return host->fail(host, DEMIST_UNSUPPORTED, "the cuda backend has no precision %d",
                           (int)info->precision);
-    for (int32_t i = 0; i < graph->n_nodes; i++) {
-        const demist_node *node = graph->nodes[i];
-        const char *why = NULL;
-        if (!cu_supports(device, node, &why))
-            return host->fail(host, DEMIST_UNSUPPORTED, "node '%s' (%s): %s", node->name,
-                              demist_op_name(node->op), why);
-    }
-    return DEMIST_OK;
+    return demist_check_compile(host, device, graph, info, cu_supports);
 }
 
 static demist_status alloc_tables(demist_program *p, const demist_graph *graph)

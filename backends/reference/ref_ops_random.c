@@ -1,7 +1,7 @@
 /* Random numbers: the host's generator, element by element of each image's stream. */
 #include "ref_ops.h"
 
-#include <inttypes.h>
+#include <demist/checks.h>
 
 static void philox_range(const struct ref_call *call, int64_t image, int64_t first, int64_t last,
                          float *out)
@@ -36,21 +36,6 @@ static void philox_elements(const struct ref_call *call, const void *state, int6
     }
 }
 
-/* The generator's counter has 32 bits for each; one image stands for what all images share. */
-static demist_status check_range(const struct ref_call *call)
-{
-    const demist_attrs *a = call->attrs;
-    const uint64_t draw = call->scalars[a->philox.draw_slot].u;
-    const uint64_t image = a->philox.per_image ? call->scalars[a->philox.image_slot].u : 0;
-    const uint64_t images = a->philox.per_image ? (uint64_t)call->out.shape[0] : 1;
-    if (draw <= UINT32_MAX && image < DEMIST_IMAGE_SHARED && images <= DEMIST_IMAGE_SHARED - image)
-        return DEMIST_OK;
-    return call->host->fail(call->host, DEMIST_INVALID,
-                            "node '%s' (%s): draw %" PRIu64 ", images %" PRIu64 " and on: "
-                            "draw numbers are below 2^32, image indices below 2^32-1",
-                            call->name, demist_op_name(call->op), draw, image);
-}
-
 demist_status ref_philox(const struct ref_call *call)
 {
     const int64_t n = ref_elements(&call->out);
@@ -59,7 +44,8 @@ demist_status ref_philox(const struct ref_call *call)
         return call->host->fail(call->host, DEMIST_INCOMPATIBLE,
                                 "node '%s' (%s): the host offers no %s: use a newer host",
                                 call->name, demist_op_name(call->op), DEMIST_EXT_PHILOX);
-    demist_status status = check_range(call);
+    demist_status status = demist_check_draws(call->host, call->name, call->op, call->attrs,
+                                              call->scalars, call->out.shape[0]);
     if (status != DEMIST_OK)
         return status;
     ref_ranges(call, &per_image, n, 4096, philox_elements);

@@ -5,6 +5,8 @@
  * taken by compile and bind; execute allocates nothing. */
 #include "ref_program.h"
 
+#include <demist/checks.h>
+
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
@@ -88,28 +90,20 @@ static bool value_bytes(const struct node *node, int64_t images, size_t *bytes)
     return !__builtin_mul_overflow(node->bytes, n, bytes) && *bytes <= INT64_MAX / 4;
 }
 
-static demist_status check_supported(demist_device *device, const demist_graph *graph)
+static bool supports(demist_device *device, const demist_node *node, const char **why)
 {
-    for (int32_t i = 0; i < graph->n_nodes; i++) {
-        const char *why = NULL;
-        const demist_node *node = graph->nodes[i];
-        if (!ref_op_supports(node, &why))
-            return device->host->fail(device->host, DEMIST_UNSUPPORTED, "node '%s' (%s): %s",
-                                      node->name, demist_op_name(node->op), why);
-    }
-    return DEMIST_OK;
+    (void)device;
+    return ref_op_supports(node, why);
 }
 
-static demist_status check_info(demist_device *device, const demist_compile_info *info)
+static demist_status check_info(demist_device *device, const demist_graph *graph,
+                                const demist_compile_info *info)
 {
     const demist_host *host = device->host;
-    if (info->max_batch < 1)
-        return host->fail(host, DEMIST_INVALID, "the largest batch is %" PRId64 ": give 1 or more",
-                          info->max_batch);
     if (info->precision != DEMIST_PRECISION_F32 && info->precision != DEMIST_PRECISION_STRICT)
         return host->fail(host, DEMIST_UNSUPPORTED,
                           "the reference backend computes in f32 or strict precision only");
-    return DEMIST_OK;
+    return demist_check_compile(host, device, graph, info, supports);
 }
 
 /* The arrays whose sizes the graph tells. */
@@ -274,9 +268,7 @@ static demist_status copy_data(demist_program *p, const demist_graph *graph)
 demist_status ref_compile(demist_device *device, const demist_graph *graph,
                           const demist_compile_info *info, demist_program **program)
 {
-    demist_status status = check_info(device, info);
-    if (status == DEMIST_OK)
-        status = check_supported(device, graph);
+    demist_status status = check_info(device, graph, info);
     if (status != DEMIST_OK)
         return status;
     demist_program *p = alloc_array(device->host, 1, sizeof *p);
@@ -329,14 +321,10 @@ demist_status ref_update_params(demist_queue *queue, demist_program *program, in
                                 const int32_t *params, const void *const *data)
 {
     (void)queue;
-    const demist_host *host = host_of(program);
-    if (program->flags & DEMIST_COMPILE_FROZEN)
-        return host->fail(host, DEMIST_INVALID,
-                          "the program was compiled with FROZEN parameters: compile it without");
-    for (int32_t i = 0; i < n; i++)
-        if (params[i] < 0 || params[i] >= program->n_params)
-            return host->fail(host, DEMIST_INVALID, "there is no parameter %d of %d",
-                              (int)params[i], (int)program->n_params);
+    const demist_status status =
+        demist_check_update(host_of(program), program->flags, n, params, program->n_params);
+    if (status != DEMIST_OK)
+        return status;
     for (int32_t i = 0; i < n; i++) {
         struct node *node = &program->nodes[program->params[params[i]]];
         memcpy(program->fixed + node->where, data[i], node->bytes);
@@ -351,17 +339,11 @@ demist_status ref_update_params(demist_queue *queue, demist_program *program, in
 static demist_status check_buffer(const demist_program *p, const struct node *node,
                                   const demist_buffer *buffer)
 {
+    const bool usable = buffer && buffer->device == p->device;
     size_t bytes = 0;
     value_bytes(node, p->max_batch, &bytes);
-    if (!buffer || buffer->device != p->device)
-        return host_of(p)->fail(host_of(p), DEMIST_INVALID,
-                                "node '%s': the buffer is missing or of another device",
-                                node->name);
-    if (buffer->bytes < bytes)
-        return host_of(p)->fail(host_of(p), DEMIST_INVALID,
-                                "node '%s': its buffer has %zu bytes; %" PRId64 " images take %zu",
-                                node->name, buffer->bytes, p->max_batch, bytes);
-    return DEMIST_OK;
+    return demist_check_buffer(host_of(p), node->name, p->max_batch, (int64_t)bytes,
+                               usable ? (int64_t)buffer->bytes : -1);
 }
 
 static const struct node *edge_node(const demist_program *p, int32_t i)
@@ -372,22 +354,13 @@ static const struct node *edge_node(const demist_program *p, int32_t i)
 static demist_status check_buffers(const demist_program *p, demist_buffer *const *buffers,
                                    int32_t n)
 {
-    const demist_host *host = host_of(p);
-    if (n != p->n_inputs + p->n_outputs)
-        return host->fail(host, DEMIST_INVALID,
-                          "%d buffers bound; the graph has %d inputs and %d outputs", (int)n,
-                          (int)p->n_inputs, (int)p->n_outputs);
-    for (int32_t i = 0; i < n; i++) {
-        demist_status status = check_buffer(p, edge_node(p, i), buffers[i]);
-        if (status != DEMIST_OK)
-            return status;
-        for (int32_t k = 0; k < i && i >= p->n_inputs; k++)
-            if (buffers[k] == buffers[i])
-                return host->fail(host, DEMIST_INVALID,
-                                  "node '%s': an output needs a buffer of its own",
-                                  edge_node(p, i)->name);
+    demist_status status = demist_check_buffer_count(host_of(p), n, p->n_inputs, p->n_outputs);
+    for (int32_t i = 0; i < n && status == DEMIST_OK; i++) {
+        status = check_buffer(p, edge_node(p, i), buffers[i]);
+        if (status == DEMIST_OK && i >= p->n_inputs)
+            status = demist_check_own_buffer(host_of(p), edge_node(p, i)->name, buffers, i);
     }
-    return DEMIST_OK;
+    return status;
 }
 
 demist_status ref_bind(demist_program *program, demist_buffer *const *buffers, int32_t n,
@@ -495,20 +468,13 @@ static demist_status check_call(const demist_binding *b, const demist_scalar *sc
                                 int64_t n_images)
 {
     const demist_program *p = b->program;
-    const demist_host *host = host_of(p);
-    if (n_images < 1 || n_images > p->max_batch)
-        return host->fail(host, DEMIST_INVALID,
-                          "%" PRId64 " images; the program was compiled for 1 to %" PRId64,
-                          n_images, p->max_batch);
-    if (p->n_scalars > 0 && !scalars)
-        return host->fail(host, DEMIST_INVALID, "the graph has %d scalar slots: give their values",
-                          (int)p->n_scalars);
-    for (int32_t i = 0; i < p->n_params; i++)
-        if (!p->nodes[p->params[i]].has_data)
-            return host->fail(host, DEMIST_INVALID,
-                              "parameter '%s' has no data: call update_params first",
-                              p->nodes[p->params[i]].name);
-    return DEMIST_OK;
+    demist_status status =
+        demist_check_execute(host_of(p), n_images, p->max_batch, scalars, p->n_scalars);
+    for (int32_t i = 0; i < p->n_params && status == DEMIST_OK; i++) {
+        const struct node *node = &p->nodes[p->params[i]];
+        status = demist_check_filled(host_of(p), node->name, node->has_data);
+    }
+    return status;
 }
 
 demist_status ref_execute(demist_queue *queue, demist_binding *binding,
@@ -544,30 +510,23 @@ demist_observability ref_observability(demist_program *program, int32_t id, int3
 
 demist_status ref_observe(demist_binding *binding, int32_t id, demist_buffer *buffer)
 {
-    const demist_program *p = binding->program;
-    const demist_host *host = host_of(p);
-    if (!(p->flags & DEMIST_COMPILE_OBSERVE))
-        return host->fail(host, DEMIST_INVALID,
-                          "the program was compiled without OBSERVE: compile it with the flag");
-    if (id < 0 || id >= p->n_nodes)
-        return host->fail(host, DEMIST_INVALID, "there is no node %d of %d", (int)id,
-                          (int)p->n_nodes);
-    if (buffer) {
-        demist_status status = check_buffer(p, &p->nodes[id], buffer);
-        if (status != DEMIST_OK)
-            return status;
-    }
-    binding->observed[id] = buffer;
-    return DEMIST_OK;
+    demist_program *p = binding->program;
+    int32_t inside;
+    demist_status status = demist_check_observe(host_of(p), p->flags, id, p->n_nodes,
+                                                ref_observability(p, id, &inside));
+    if (status == DEMIST_OK && buffer)
+        status = check_buffer(p, &p->nodes[id], buffer);
+    if (status == DEMIST_OK)
+        binding->observed[id] = buffer;
+    return status;
 }
 
 demist_status ref_profile(demist_program *program, const demist_node_profile *const **profiles,
                           int32_t *n)
 {
-    const demist_host *host = host_of(program);
-    if (!(program->flags & DEMIST_COMPILE_PROFILE))
-        return host->fail(host, DEMIST_INVALID,
-                          "the program was compiled without PROFILE: compile it with the flag");
+    const demist_status status = demist_check_profile(host_of(program), program->flags);
+    if (status != DEMIST_OK)
+        return status;
     *profiles = program->profiles;
     *n = program->n_nodes;
     return DEMIST_OK;
