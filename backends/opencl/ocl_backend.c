@@ -66,6 +66,16 @@ static bool is_new_enough(cl_device_id id)
            (version[7] > '1' || (version[7] == '1' && version[8] == '.' && version[9] >= '2'));
 }
 
+/* fma() in hardware. Drivers of CPUs leave FP_FAST_FMAF undefined, and turn mad() into two
+ * instructions where contraction is off. */
+static bool has_fma(cl_device_id id)
+{
+    cl_device_fp_config config = 0;
+    return clGetDeviceInfo(id, CL_DEVICE_SINGLE_FP_CONFIG, sizeof config, &config, NULL) ==
+               CL_SUCCESS &&
+           (config & CL_FP_FMA) && !(config & CL_FP_SOFT_FLOAT);
+}
+
 static bool has_fp64(cl_device_id id)
 {
     cl_device_fp_config config = 0;
@@ -291,6 +301,7 @@ static demist_status open_device(void *self, int32_t index, demist_device **devi
     d->settings = o->settings;
     d->id = f->id;
     d->fp64 = has_fp64(f->id) && !o->settings.hide_fp64;
+    d->fma = f->info.type == DEMIST_DEVICE_CPU && has_fma(f->id);
     d->says_compiling = true;
     d->max_group = get_size(f->id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
     d->max_allocation = (int64_t)get_ulong(f->id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);

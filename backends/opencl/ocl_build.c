@@ -19,8 +19,9 @@ enum { N_PARTS = 9 };
 static void collect_parts(const demist_device *d, const char *source, const char *before,
                           char *defines, size_t size, const char **parts)
 {
-    snprintf(defines, size, "#pragma OPENCL FP_CONTRACT OFF\n#define VECTOR %d\n#define %s 1\n%s",
+    snprintf(defines, size, "#pragma OPENCL FP_CONTRACT OFF\n#define VECTOR %d\n#define %s 1\n%s%s",
              d->vector, d->style == OCL_WIDE ? "WIDE" : "TILED",
+             d->fma ? "#define FAST_FMA 1\n" : "",
              d->fp64 ? "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#define FP64 1\n" : "");
     const char *all[N_PARTS] = {
         defines,

@@ -71,7 +71,9 @@ struct demist_device {
     cl_context context;
     cl_command_queue queue; /* for what compile does */
     char key[640];          /* what a binary is good for: device, version, driver */
-    bool fp64, says_compiling, used_clblast;
+    bool fp64;
+    bool fma; /* fma() is faster than mad(), whatever the driver's macros say */
+    bool says_compiling, used_clblast;
     enum ocl_style style;
     int vector;                           /* floats of a vector in WIDE kernels; 1 in TILED ones */
     struct ocl_tile tiles[OCL_MAX_TILES]; /* the one that a rule takes first; columns ≤ 128 */

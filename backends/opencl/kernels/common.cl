@@ -1,6 +1,6 @@
 /* What every kernel uses: vectors, and arguments that are a buffer and a place in it.
  *
- * VECTOR, WIDE or TILED and FP64 come from the host. */
+ * VECTOR, WIDE or TILED, FP64 and FAST_FMA come from the host. */
 
 #define INLINE static inline
 #define JOIN_(a, b) a##b
@@ -18,7 +18,7 @@
 #define STOREV(v, p) JOIN(vstore, VECTOR)(v, 0, p)
 #endif
 
-#ifdef FP_FAST_FMAF
+#if defined FP_FAST_FMAF || defined FAST_FMA
 #define FMA(a, b, c) fma(a, b, c)
 #else
 #define FMA(a, b, c) mad(a, b, c)
