@@ -1,10 +1,5 @@
-/* Matrix products of two values, and attention: both are calls of the product kernel over pairs of
- * leading axes, with float32 softmax between attention's two products. */
+/* Matrix products of two values, as calls of the product kernel over pairs of leading axes. */
 #include "ocl_product.h"
-
-#include <string.h>
-
-enum { SOFTMAX_GROUP = 64 };
 
 /* a [z0, z1, rows, depth] with depth contiguous, b [z0, z1, depth, columns] with columns
  * contiguous, y likewise. */
@@ -119,73 +114,5 @@ demist_status ocl_add_matmul(demist_program *p, const demist_node *node)
     OCL_TRY(two_leading_axes(p, node->id, &y));
     OCL_TRY(add_product(p, node->id, &a, &b, &y, NULL));
     ocl_set_result(p, node, &result);
-    return DEMIST_OK;
-}
-
-/* --- attention --- */
-
-static struct ocl_view swapped(const struct ocl_view *v)
-{
-    struct ocl_view s = *v;
-    s.shape[2] = v->shape[3];
-    s.stride[2] = v->stride[3];
-    s.shape[3] = v->shape[2];
-    s.stride[3] = v->stride[2];
-    return s;
-}
-
-static demist_status add_softmax(demist_program *p, const demist_node *node,
-                                 const struct ocl_view *weights)
-{
-    struct ocl_draft d;
-    cl_kernel kernel;
-    OCL_TRY(ocl_kernel(p->device, "attention.cl", NULL, "attention_softmax", &kernel));
-    ocl_draft_init(&d, node->id, kernel);
-    ocl_put_out(&d, weights);
-    ocl_put_int(&d, weights->shape[3]);
-    ocl_put_int(&d, weights->stride[2]);
-    ocl_put_int(&d, weights->shape[2]);
-    ocl_put_int(&d, node->attrs.attention.causal);
-    const bool wide = p->device->style == OCL_WIDE;
-    ocl_put_range(&d, 0, (struct ocl_count){1, 0}, 1, 1);
-    d.launch.global[0].a = wide ? 1 : SOFTMAX_GROUP;
-    d.launch.local[0] = wide ? 1 : SOFTMAX_GROUP;
-    ocl_put_range(&d, 1, (struct ocl_count){weights->shape[2], 0}, 1, 1);
-    ocl_put_range(&d, 2, ocl_times(ocl_images(weights), weights->shape[1]), 1, 1);
-    return ocl_add_launch(p, &d.launch);
-}
-
-/* q [N,h,D,L], k [N,h,D,M], v [N,h,E,M] -> y [N,h,E,L], in memory [N,L,h,E]: pixels of channels. */
-demist_status ocl_add_attention(demist_program *p, const demist_node *node)
-{
-    static const int32_t order[] = {0, 3, 1, 2};
-    struct ocl_view q, k, v, y;
-    OCL_TRY(ocl_value_of(p, node->inputs[0], &q));
-    OCL_TRY(ocl_value_of(p, node->inputs[1], &k));
-    OCL_TRY(ocl_value_of(p, node->inputs[2], &v));
-    OCL_TRY(ocl_need_contiguous(p, node->id, 2, &q));
-    OCL_TRY(ocl_need_contiguous(p, node->id, 3, &k));
-    OCL_TRY(ocl_need_contiguous(p, node->id, 2, &v));
-    OCL_TRY(ocl_result(p, node, order, &y));
-    const int64_t length = q.shape[3], keys = k.shape[3], row = (keys + 15) / 16 * 16;
-    struct ocl_view weights = {.batched = y.batched,
-                               .rank = 4,
-                               .shape = {y.shape[0], y.shape[1], length, keys},
-                               .stride = {y.shape[1] * length * row, length * row, row, 1}};
-    const int64_t images = y.batched ? 1 : y.shape[0];
-    weights.storage = ocl_new_storage(p, y.batched, images * y.shape[1] * length * row);
-    if (weights.storage < 0)
-        return DEMIST_NO_MEMORY;
-    struct ocl_expression scale;
-    ocl_expression_init(&scale);
-    const int n = ocl_expression_number(&scale, node->attrs.attention.scale);
-    ocl_expression_let(&scale, NULL, "x_ * (T)(num%d)", n);
-    q = swapped(&q);
-    v = swapped(&v);
-    OCL_TRY(add_product(p, node->id, &q, &k, &weights, &scale));
-    OCL_TRY(add_softmax(p, node, &weights));
-    const struct ocl_view out = swapped(&y);
-    OCL_TRY(add_product(p, node->id, &weights, &v, &out, NULL));
-    ocl_set_result(p, node, &y);
     return DEMIST_OK;
 }

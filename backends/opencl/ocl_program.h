@@ -310,8 +310,8 @@ demist_status ocl_add_upsample(demist_program *p, const demist_node *node);
 demist_status ocl_add_norm(demist_program *p, const struct ocl_fused *f);    /* ocl_norm.c */
 demist_status ocl_add_product(demist_program *p, const struct ocl_fused *f); /* ocl_product.c */
 demist_status ocl_add_matmul(demist_program *p, const demist_node *node);    /* ocl_matmul.c */
-demist_status ocl_add_attention(demist_program *p, const demist_node *node);
-demist_status ocl_add_reduce(demist_program *p, const demist_node *node); /* ocl_reduce.c */
+demist_status ocl_add_attention(demist_program *p, const demist_node *node); /* ocl_attention.c */
+demist_status ocl_add_reduce(demist_program *p, const demist_node *node);    /* ocl_reduce.c */
 demist_status ocl_add_softmax(demist_program *p, const demist_node *node);
 demist_status ocl_add_pool(demist_program *p, const demist_node *node); /* ocl_space.c */
 demist_status ocl_add_resize(demist_program *p, const demist_node *node);

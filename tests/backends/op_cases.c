@@ -422,6 +422,20 @@ const struct op_case op_cases[] = {
          .attrs.attention = {0.25f, 0}),
     CASE("attention/sharp", ATTENTION, 3,
          IN(G(20, 0, N, 1, 8, 9), G(20, 0, N, 1, 8, 9), F(N, 1, 8, 9)), .attrs.attention = {1, 0}),
+    /* Keys in several blocks, whose largest logits differ; more channels than a block of them. */
+    CASE("attention/blocks", ATTENTION, 3,
+         IN(G(3, 0, N, 2, 7, 5), G(3, 0, N, 2, 7, 333), F(N, 2, 20, 333)),
+         .attrs.attention = {0.5f, 0}),
+    CASE("attention/causal-blocks", ATTENTION, 3,
+         IN(F(N, 1, 5, 150), F(N, 1, 5, 150), F(N, 1, 9, 150)), .attrs.attention = {-1, 1}),
+    CASE("attention/deep", ATTENTION, 3, IN(F(N, 1, 261, 7), F(N, 1, 261, 40), F(N, 1, 4, 40)),
+         .attrs.attention = {0.0625f, 0}),
+    CASE("attention/wide-values", ATTENTION, 3, IN(F(N, 1, 3, 3), F(N, 1, 3, 66), F(N, 1, 525, 66)),
+         .attrs.attention = {0.5f, 0}),
+    /* Logits of 10^8, far beyond what an exponential bears. */
+    CASE("attention/huge", ATTENTION, 3,
+         IN(G(3e3, 0, N, 1, 8, 5), G(3e3, 0, N, 1, 8, 100), F(N, 1, 6, 100)),
+         .attrs.attention = {1, 0}),
 
     CASE("group_norm", GROUP_NORM, 3, IN(F(N, 8, 5, 5), F(8), F(8)), .attrs.norm = {4, 1e-5f}),
     CASE("group_norm/one-group", GROUP_NORM, 3, IN(F(N, 6, 4, 4), F(6), F(6)),

@@ -304,6 +304,35 @@ static void test_choices_are_measured_once_and_told(void **state)
         free(operands[i]);
 }
 
+/* --- attention --- */
+
+/* 4096 queries and keys: their weights would take 64 MB. */
+static void test_attention_keeps_no_weights_in_memory(void **state)
+{
+    static const char *const styles[] = {"kernels = wide", "kernels = tiled"};
+    enum { TOKENS = 4096, CHANNELS = 8 };
+    struct op_case c = *find_case("attention");
+    for (int32_t i = 0; i < c.n; i++) {
+        c.in[i].shape[1] = 1;
+        c.in[i].shape[2] = CHANNELS;
+        c.in[i].shape[3] = TOKENS;
+    }
+    void *const operands[OP_CASE_OPERANDS] = {NULL};
+    struct dm_graph *owner = op_case_build(&c, OP_CASE_CONSTANTS, operands);
+    for (int i = 0; i < 2; i++) {
+        struct harness h;
+        struct harness_program p;
+        demist_program_info info = DEMIST_INIT(demist_program_info);
+        harness_open(&h, opencl, 2, (const char *[]){cache_option, styles[i], NULL});
+        harness_compile(&h, dm_graph_view(owner), 1, DEMIST_PRECISION_F32, 0, &p);
+        HARNESS_OK(&h, program_info, (p.program, &info));
+        assert_in_range(info.arena_bytes, 0, 4 * sizeof(float) * TOKENS * CHANNELS);
+        harness_program_finish(&p);
+        harness_close(&h);
+    }
+    dm_graph_destroy(owner);
+}
+
 /* --- no driver at all --- */
 
 static void test_a_machine_without_a_driver_has_no_devices(void **state)
@@ -337,6 +366,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_too_large_a_buffer_tells_its_size),
         cmocka_unit_test(test_noise_without_fp64_has_the_same_bits),
         cmocka_unit_test_setup_teardown(test_choices_are_measured_once_and_told, make_folder,
+                                        remove_folder),
+        cmocka_unit_test_setup_teardown(test_attention_keeps_no_weights_in_memory, make_folder,
                                         remove_folder),
     };
     if (argc > 1 && strcmp(argv[1], "no-driver") == 0)
