@@ -10,25 +10,6 @@
 
 /* ---- Cost ---- */
 
-static double product_flops(const demist_node *y)
-{
-    const demist_node *x = y->inputs[0], *w = y->inputs[1];
-    double out = (double)demist_elements(y);
-    switch ((int)y->op) {
-    case DEMIST_OP_CONV2D:
-        return 2 * out * (double)(w->shape[1] * w->shape[2] * w->shape[3]);
-    case DEMIST_OP_CONV_TRANSPOSE2D:
-        return 2 * (double)demist_elements(x) * (double)(w->shape[1] * w->shape[2] * w->shape[3]);
-    case DEMIST_OP_LINEAR:
-        return 2 * out * (double)w->shape[1];
-    case DEMIST_OP_MATMUL:
-        return 2 * out * (double)x->shape[x->rank - (y->attrs.matmul.transpose_a ? 2 : 1)];
-    default: /* ATTENTION: h·L·M·(D + E) multiply-adds and a softmax over h·L·M */
-        return (double)(x->shape[1] * x->shape[3]) * (double)w->shape[3] *
-               (2 * (double)(x->shape[2] + y->shape[2]) + 5);
-    }
-}
-
 double dm_op_flops(const demist_node *node)
 {
     double flops = 0, out = (double)demist_elements(node);
@@ -50,8 +31,11 @@ double dm_op_flops(const demist_node *node)
     case DEMIST_OP_MATMUL:
     case DEMIST_OP_CONV2D:
     case DEMIST_OP_CONV_TRANSPOSE2D:
-    case DEMIST_OP_ATTENTION:
-        return product_flops(node);
+        return demist_product_flops(node);
+    case DEMIST_OP_ATTENTION: /* and a softmax over its weights */
+        return demist_product_flops(node) + 5 * (double)node->inputs[0]->shape[1] *
+                                                (double)node->inputs[0]->shape[3] *
+                                                (double)node->inputs[1]->shape[3];
     case DEMIST_OP_SUM:
     case DEMIST_OP_MEAN:
     case DEMIST_OP_AMAX:

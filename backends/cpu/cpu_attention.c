@@ -286,8 +286,7 @@ demist_status cpu_add_attention(demist_program *p, const demist_node *node)
     if (a->packed.storage < 0)
         return DEMIST_NO_MEMORY;
     cpu_need_scratch(p, 2 * k->mr * cpu_round_up(a->keys, k->nr));
-    p->flops +=
-        2 * (double)a->heads * (double)a->length * (double)a->keys * (double)(a->depth + a->values);
+    p->flops += demist_product_flops(node);
     const demist_view *all[5] = {&a->q, &a->k, &a->v, &a->out, &a->packed};
     for (int i = 0; i < 5; i++)
         cpu_touch(p, all[i]);
@@ -431,7 +430,7 @@ demist_status cpu_add_matmul(demist_program *p, const demist_node *node)
         .storage = cpu_new_storage(p, batched, (m->one_b ? 1 : matrices) * m->b_floats + 1024)};
     if (m->packed.storage < 0)
         return DEMIST_NO_MEMORY;
-    p->flops += 2 * (double)demist_view_elements(&m->out) * (double)m->depth;
+    p->flops += demist_product_flops(node);
     cpu_touch(p, &m->a);
     cpu_touch(p, &m->b);
     cpu_touch(p, &m->out);

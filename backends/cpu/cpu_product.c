@@ -626,10 +626,7 @@ static demist_status plan_conv(demist_program *p, const struct cpu_fused *f, str
     CPU_TRY(cpu_result_pixels(p, f->result, cpu_keeps_bf16(p, f->result), &y));
     CPU_TRY(cpu_grid_of(p, f->result->id, &x, &x, 1, &c->x));
     CPU_TRY(cpu_grid_of(p, f->result->id, &y, &y, 1, &c->y));
-    const double macs = (double)c->channels * (double)(c->kernel_h * c->kernel_w) *
-                        (double)(transposed ? x.shape[2] * x.shape[3] : y.shape[2] * y.shape[3]) *
-                        (double)(c->filters * c->groups);
-    p->flops += 2 * macs;
+    p->flops += demist_product_flops(node);
     return DEMIST_OK;
 }
 
@@ -677,7 +674,7 @@ static demist_status plan_linear(demist_program *p, const struct cpu_fused *f,
         CPU_TRY(cpu_merge_rows(p, f->result->id, &x, &y));
     CPU_TRY(cpu_grid_of(p, f->result->id, &x, &x, x.rank - 1, &c->x));
     CPU_TRY(cpu_grid_of(p, f->result->id, &y, &y, y.rank - 1, &c->y));
-    p->flops += 2 * (double)demist_view_elements(&x) * (double)c->filters;
+    p->flops += demist_product_flops(f->chain[0]);
     return DEMIST_OK;
 }
 

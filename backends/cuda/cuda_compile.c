@@ -465,44 +465,13 @@ static int32_t ready_after(const demist_program *p, const demist_node *node, int
     return ready;
 }
 
-static double flops_of(const demist_node *node)
-{
-    if (node->op == DEMIST_OP_FUSED)
-        return flops_of(node->body[0]);
-    double terms = 0, outputs = (double)demist_elements(node);
-    const int64_t *w = node->n_inputs > 1 ? node->inputs[1]->shape : NULL;
-    const demist_node *x = node->n_inputs > 0 ? node->inputs[0] : NULL;
-    switch (node->op) {
-    case DEMIST_OP_LINEAR:
-        terms = (double)w[1];
-        break;
-    case DEMIST_OP_MATMUL:
-        terms = (double)x->shape[x->rank - (node->attrs.matmul.transpose_a ? 2 : 1)];
-        break;
-    case DEMIST_OP_CONV2D:
-        terms = (double)w[1] * (double)w[2] * (double)w[3];
-        break;
-    case DEMIST_OP_CONV_TRANSPOSE2D: /* each input meets each of its weights once */
-        outputs = (double)demist_elements(x);
-        terms = (double)w[1] * (double)w[2] * (double)w[3];
-        break;
-    case DEMIST_OP_ATTENTION:
-        outputs = (double)x->shape[1] * (double)x->shape[3] * (double)node->inputs[1]->shape[3];
-        terms = (double)x->shape[2] + (double)node->inputs[2]->shape[2];
-        break;
-    default:
-        break;
-    }
-    return 2 * terms * outputs;
-}
-
 static demist_status add_nodes(demist_program *p, const demist_graph *graph)
 {
     for (int32_t i = 0; i < graph->n_nodes; i++) {
         const demist_node *node = graph->nodes[i];
         const int32_t before = p->steps.n;
         CU_TRY(add_node(p, node));
-        p->flops += flops_of(node);
+        p->flops += demist_product_flops(node);
         if (is_fixed(node) || node->op == DEMIST_OP_INPUT)
             continue;
         struct cu_value *value = &p->values[i];

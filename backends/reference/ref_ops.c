@@ -1,6 +1,8 @@
 /* Which function computes which op, what it needs and what it costs. */
 #include "ref_ops.h"
 
+#include <demist/checks.h>
+
 ref_op ref_op_function(demist_op op)
 {
     switch (op) {
@@ -99,31 +101,6 @@ static bool is_known_type(demist_dtype dtype)
     return dtype == DEMIST_F32 || dtype == DEMIST_I32;
 }
 
-/* Whether the op only moves elements, whatever their type. */
-static bool only_moves(demist_op op)
-{
-    switch (op) {
-    case DEMIST_OP_CAST:
-    case DEMIST_OP_RESHAPE:
-    case DEMIST_OP_TRANSPOSE:
-    case DEMIST_OP_SLICE:
-    case DEMIST_OP_CONCAT:
-    case DEMIST_OP_PAD:
-    case DEMIST_OP_EXPAND:
-        return true;
-    default:
-        return false;
-    }
-}
-
-static bool input_type_fits(const demist_node *node, int32_t i)
-{
-    const demist_dtype dtype = node->inputs[i]->dtype;
-    if (only_moves(node->op))
-        return is_known_type(dtype);
-    return dtype == (node->op == DEMIST_OP_EMBEDDING && i == 1 ? DEMIST_I32 : DEMIST_F32);
-}
-
 bool ref_op_supports(const demist_node *node, const char **why)
 {
     *why = NULL;
@@ -136,7 +113,7 @@ bool ref_op_supports(const demist_node *node, const char **why)
     else if (!is_known_type(node->dtype))
         *why = "the reference computes f32 and i32 values only";
     for (int32_t i = 0; i < node->n_inputs && !*why; i++)
-        if (!input_type_fits(node, i))
+        if (!demist_type_fits(node, i))
             *why = "an input has an element type that the op does not take";
     return *why == NULL;
 }
@@ -166,19 +143,4 @@ static double product_depth(const demist_node *node)
 double ref_op_scratch(const demist_node *node)
 {
     return product_depth(node) * REF_TILE * (double)sizeof(double);
-}
-
-double ref_op_flops(const demist_node *node)
-{
-    const double out = (double)demist_elements(node), depth = product_depth(node);
-    if (node->op == DEMIST_OP_CONV_TRANSPOSE2D) { /* every input element meets every tap */
-        const int64_t *w = node->inputs[1]->shape;
-        return 2 * (double)demist_elements(node->inputs[0]) * (double)w[1] * (double)w[2] *
-               (double)w[3];
-    }
-    if (node->op == DEMIST_OP_ATTENTION) { /* heads·L·M·(D + E) */
-        const int64_t *q = node->inputs[0]->shape, *v = node->inputs[2]->shape;
-        return 2 * (double)q[1] * (double)q[3] * (double)v[3] * ((double)q[2] + (double)v[2]);
-    }
-    return 2 * out * depth;
 }

@@ -46,9 +46,6 @@ bool ref_op_supports(const demist_node *node, const char **why);
 /* Bytes that one worker needs while it computes the node. */
 double ref_op_scratch(const demist_node *node);
 
-/* Floating-point operations for one image, two a multiply-add; products alone are counted. */
-double ref_op_flops(const demist_node *node);
-
 /* --- shapes (ref_shape.c) --- */
 
 int64_t ref_elements(const struct ref_tensor *t);

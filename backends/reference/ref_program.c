@@ -161,7 +161,7 @@ static demist_status copy_node(demist_program *p, const demist_node *from, struc
     if (!value_bytes(to, p->max_batch, &bytes) || scratch > 0x1p46)
         return too_large(p, from->name);
     to->scratch = (size_t)scratch;
-    p->flops += ref_op_flops(from);
+    p->flops += demist_product_flops(from);
     return DEMIST_OK;
 }
 

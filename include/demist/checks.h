@@ -6,10 +6,49 @@
 #include <demist/backend.h>
 
 #include <inttypes.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* supports: whether input i has an element type that the op takes (docs/ops.md). */
+static inline bool demist_type_fits(const demist_node *node, int32_t i)
+{
+    const demist_dtype dtype = node->inputs[i]->dtype;
+    switch (node->op) {
+    case DEMIST_OP_CAST: /* these only move elements */
+    case DEMIST_OP_RESHAPE:
+    case DEMIST_OP_TRANSPOSE:
+    case DEMIST_OP_SLICE:
+    case DEMIST_OP_CONCAT:
+    case DEMIST_OP_PAD:
+    case DEMIST_OP_EXPAND:
+        return dtype == DEMIST_F32 || dtype == DEMIST_I32;
+    case DEMIST_OP_EMBEDDING:
+        return dtype == (i == 1 ? DEMIST_I32 : DEMIST_F32);
+    default:
+        return dtype == DEMIST_F32;
+    }
+}
+
+/* supports: why a backend that has all ops of demist/graph.h, for f32 and i32, cannot compute the
+ * node, or NULL. Of a FUSED node only the result is looked at: its body's nodes have inputs. */
+static inline const char *demist_why_not(const demist_node *node)
+{
+    if (node->dtype != DEMIST_F32 && node->dtype != DEMIST_I32)
+        return "this backend computes f32 and i32 values only";
+    if (strcmp(demist_op_name(node->op), "unknown") == 0)
+        return "this backend does not know this op: it is older than the graph";
+    for (int32_t i = 0; i < node->n_inputs && node->op != DEMIST_OP_FUSED; i++)
+        if (!demist_type_fits(node, i))
+            return "an input has an element type that the op does not take";
+    const bool product = node->op == DEMIST_OP_CONV2D || node->op == DEMIST_OP_CONV_TRANSPOSE2D ||
+                         node->op == DEMIST_OP_LINEAR;
+    if (product && demist_is_batched(node->inputs[1]))
+        return "weights that differ from image to image are for matmul";
+    return NULL;
+}
 
 /* compile: a largest batch of one or more, and nodes that the backend computes. */
 static inline demist_status

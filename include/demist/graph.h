@@ -252,6 +252,34 @@ static inline int64_t demist_elements(const demist_node *node)
     return n;
 }
 
+/* What a product computes for one image, or in all if not batched, as its op is defined: 2 for each
+ * multiplication with its addition. Of FUSED its first node; 0 for ops that are no products. */
+static inline double demist_product_flops(const demist_node *node)
+{
+    const demist_node *product = node->op == DEMIST_OP_FUSED ? node->body[0] : node;
+    if (product->n_inputs < 2)
+        return 0;
+    const demist_node *x = product->inputs[0];
+    const int64_t *w = product->inputs[1]->shape;
+    const double outputs = (double)demist_elements(product);
+    switch (product->op) {
+    case DEMIST_OP_LINEAR:
+        return 2 * outputs * (double)w[1];
+    case DEMIST_OP_MATMUL:
+        return 2 * outputs *
+               (double)x->shape[x->rank - (product->attrs.matmul.transpose_a ? 2 : 1)];
+    case DEMIST_OP_CONV2D:
+        return 2 * outputs * (double)w[1] * (double)w[2] * (double)w[3];
+    case DEMIST_OP_CONV_TRANSPOSE2D: /* each input meets each of its weights once */
+        return 2 * (double)demist_elements(x) * (double)w[1] * (double)w[2] * (double)w[3];
+    case DEMIST_OP_ATTENTION: /* heads·L·M·(D + E) */
+        return 2 * (double)x->shape[1] * (double)x->shape[3] * (double)w[3] *
+               ((double)x->shape[2] + (double)product->inputs[2]->shape[2]);
+    default:
+        return 0;
+    }
+}
+
 static inline const char *demist_op_name(demist_op op)
 {
     switch (op) {

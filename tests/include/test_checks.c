@@ -23,6 +23,46 @@ static void assert_refused(demist_status got, demist_status wanted, const char *
     assert_contains(text, fragment);
 }
 
+static void test_element_types_and_unknown_ops_are_refused_with_a_reason(void **state)
+{
+    demist_node x = DEMIST_INIT(demist_node), ids = DEMIST_INIT(demist_node);
+    demist_node w = DEMIST_INIT(demist_node), node = DEMIST_INIT(demist_node);
+    const demist_node *const inputs[] = {&x, &ids};
+    ids.dtype = DEMIST_I32;
+    x.dtype = w.dtype = node.dtype = DEMIST_F32;
+    node.inputs = inputs;
+    node.n_inputs = 2;
+    const struct {
+        demist_op op;
+        bool floats_fit, ints_fit; /* as input 1 */
+    } cases[] = {{DEMIST_OP_ADD, true, false},
+                 {DEMIST_OP_CONCAT, true, true},
+                 {DEMIST_OP_EMBEDDING, false, true},
+                 {DEMIST_OP_MATMUL, true, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        node.op = cases[i].op;
+        assert_int_equal(demist_why_not(&node) == NULL, cases[i].ints_fit);
+        ids.dtype = DEMIST_F32;
+        assert_int_equal(demist_why_not(&node) == NULL, cases[i].floats_fit);
+        ids.dtype = DEMIST_I32;
+    }
+    node.op = DEMIST_OP_ADD;
+    assert_contains(demist_why_not(&node), "element type that the op does not take");
+
+    const demist_node *const product[] = {&x, &w};
+    node.inputs = product;
+    node.op = DEMIST_OP_LINEAR;
+    w.rank = 2;
+    w.shape[0] = w.shape[1] = 4;
+    assert_null(demist_why_not(&node));
+    w.shape[0] = DEMIST_BATCH;
+    assert_contains(demist_why_not(&node), "weights that differ from image to image");
+    node.op = (demist_op)9999;
+    assert_contains(demist_why_not(&node), "does not know this op");
+    node.dtype = (demist_dtype)99;
+    assert_contains(demist_why_not(&node), "f32 and i32 values only");
+}
+
 static bool all_but_gelu(demist_device *device, const demist_node *node, const char **why)
 {
     *why = node->op == DEMIST_OP_GELU ? "too smooth" : NULL;
@@ -140,6 +180,7 @@ static void test_what_a_program_was_not_compiled_for_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_element_types_and_unknown_ops_are_refused_with_a_reason),
         cmocka_unit_test(test_compile_wants_a_batch_and_nodes_that_are_supported),
         cmocka_unit_test(test_buffers_hold_the_largest_batch),
         cmocka_unit_test(test_every_input_and_output_has_a_buffer_and_outputs_their_own),
