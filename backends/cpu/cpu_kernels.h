@@ -105,10 +105,11 @@ struct cpu_kernels {
     /* Winograd F(m x m, 3x3), m 2 or 4. Input: the (m+2)² pixels from (y0, x0) on, zeros outside
      * h x w (in the upsampled picture: source pixel (y >> up, x >> up)); v: (m+2)² vectors of
      * `channels`, `step` elements apart; of bf16 only where the
-     * level has `bf16`, m is 2 and x is bf16. */
+     * level has `bf16`, m is 2 and x is bf16. next: how far on in x the tile lies that is to be
+     * transformed after this one. */
     void (*winograd_input)(int m, const void *x, bool x_bf16, int64_t row_stride,
                            int64_t pixel_stride, int h, int w, int y0, int x0, int up,
-                           int64_t channels, void *v, bool v_bf16, int64_t step);
+                           int64_t channels, int64_t next, void *v, bool v_bf16, int64_t step);
     /* Output: (m+2)² vectors of vecs·vw, `step` apart, to m x m pixels of as many channels, with
      * bias and, if it is given, `add` added. */
     void (*winograd_output)(int m, const float *p, int64_t step, int vecs, const float *bias,

@@ -161,6 +161,15 @@ struct winograd {
     float *v;
 };
 
+/* Where tile t starts in the picture that is read, in elements, but for the padding. */
+static int64_t start_of(const struct winograd *w, int64_t t)
+{
+    const struct cpu_product *c = w->c;
+    const int64_t tx = t % c->tiles_x, ty = t / c->tiles_x % c->tiles_y;
+    return t / c->tiles_x / c->tiles_y * c->x.image + (ty * c->winograd >> c->up) * c->x.row +
+           (tx * c->winograd >> c->up) * c->x.column;
+}
+
 static void input_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
@@ -174,7 +183,8 @@ static void input_task(void *arg, int64_t task, int worker)
             c->winograd, cpu_element(w->run, &c->x.view, image * c->x.image),
             c->x.view.type == CPU_BF16, c->x.row, c->x.column, (int)c->height, (int)c->width,
             (int)(ty * c->winograd - c->pad_y), (int)(tx * c->winograd - c->pad_x), c->up,
-            c->channels, w->v + t * c->row, c->pairs, c->pairs ? 2 * c->plane : c->plane);
+            c->channels, start_of(w, t + 1) - start_of(w, t), w->v + t * c->row, c->pairs,
+            c->pairs ? 2 * c->plane : c->plane);
     }
 }
 
