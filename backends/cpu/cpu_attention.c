@@ -85,34 +85,37 @@ struct call {
     int64_t blocks, k_panels, v_panels, block;
 };
 
+/* Panel number `panel` of K, or of V behind K's, of a head. */
+static void pack_head(const struct call *call, int64_t image, int64_t head, int64_t panel,
+                      float *packed)
+{
+    const struct attention *a = call->a;
+    const struct cpu_kernels *k = call->run->kernels;
+    const bool of_k = panel < call->k_panels;
+    const demist_view *view = of_k ? &a->k : &a->v;
+    const void *b = cpu_element(call->run, view, image * view->stride[0] + head * view->stride[1]);
+    const int64_t row = view->stride[of_k ? 2 : 3], column = view->stride[of_k ? 3 : 2];
+    const int64_t depth = of_k ? a->depth : a->keys, columns = of_k ? a->keys : a->values;
+    panel -= of_k ? 0 : call->k_panels;
+    packed += of_k ? 0 : a->k_floats;
+    if (a->half)
+        pack_panel16(k, b, row, column, depth, columns, panel, packed);
+    else
+        pack_panel(k, b, row, column, depth, columns, panel, packed);
+}
+
+static float *packed_head(const struct call *call, int64_t i)
+{
+    return cpu_at(call->run, &call->a->packed) + i * (call->a->k_floats + call->a->v_floats);
+}
+
 static void pack_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
     const struct call *call = arg;
-    const struct attention *a = call->a;
-    const int64_t panels = call->k_panels + call->v_panels;
-    const int64_t panel = task % panels, head = task / panels % a->heads;
-    const int64_t image = task / panels / a->heads;
-    float *to =
-        cpu_at(call->run, &a->packed) + (image * a->heads + head) * (a->k_floats + a->v_floats);
-    if (a->half && panel < call->k_panels)
-        pack_panel16(call->run->kernels,
-                     cpu_element(call->run, &a->k, image * a->k.stride[0] + head * a->k.stride[1]),
-                     a->k.stride[2], a->k.stride[3], a->depth, a->keys, panel, to);
-    else if (a->half)
-        pack_panel16(call->run->kernels,
-                     cpu_element(call->run, &a->v, image * a->v.stride[0] + head * a->v.stride[1]),
-                     a->v.stride[3], a->v.stride[2], a->keys, a->values, panel - call->k_panels,
-                     to + a->k_floats);
-    else if (panel < call->k_panels)
-        pack_panel(call->run->kernels,
-                   cpu_at(call->run, &a->k) + image * a->k.stride[0] + head * a->k.stride[1],
-                   a->k.stride[2], a->k.stride[3], a->depth, a->keys, panel, to);
-    else
-        pack_panel(call->run->kernels,
-                   cpu_at(call->run, &a->v) + image * a->v.stride[0] + head * a->v.stride[1],
-                   a->v.stride[3], a->v.stride[2], a->keys, a->values, panel - call->k_panels,
-                   to + a->k_floats);
+    const int64_t panels = call->k_panels + call->v_panels, which = task / panels;
+    pack_head(call, which / call->a->heads, which % call->a->heads, task % panels,
+              packed_head(call, which));
 }
 
 /* The logits of one panel of keys. Where multiply-adds round twice, they are summed in parts: the
@@ -171,18 +174,16 @@ static void weigh(const struct call *call, int64_t q, const float *packed, int64
     }
 }
 
-static void attention_task(void *arg, int64_t task, int worker)
+/* One block of queries. */
+static void attend(const struct call *call, int64_t image, int64_t head, int64_t block,
+                   const float *packed, int worker)
 {
-    const struct call *call = arg;
     const struct attention *a = call->a;
     const struct cpu_run *run = call->run;
     const struct cpu_kernels *k = run->kernels;
-    const int64_t head = task / call->blocks % a->heads, image = task / call->blocks / a->heads;
-    const int64_t first = task % call->blocks * call->block;
+    const int64_t first = block * call->block;
     const int rows = (int)cpu_least(call->block, a->length - first);
     const int64_t ld = cpu_round_up(a->keys, k->nr);
-    const float *packed =
-        cpu_at(run, &a->packed) + (image * a->heads + head) * (a->k_floats + a->v_floats);
     float *scores = cpu_scratch(run, worker), inverse[CPU_MAX_MR];
     uint16_t *weights = (uint16_t *)(void *)(scores + k->mr * ld);
     float tile[CPU_MAX_MR * CPU_MAX_NR] __attribute__((aligned(64)));
@@ -218,6 +219,26 @@ static void attention_task(void *arg, int64_t task, int worker)
     }
 }
 
+static void block_task(void *arg, int64_t task, int worker)
+{
+    const struct call *call = arg;
+    const int64_t which = task / call->blocks;
+    attend(call, which / call->a->heads, which % call->a->heads, task % call->blocks,
+           packed_head(call, which), worker);
+}
+
+/* A whole head, whose keys and values stay in the worker's cache. */
+static void head_task(void *arg, int64_t task, int worker)
+{
+    const struct call *call = arg;
+    const int64_t image = task / call->a->heads, head = task % call->a->heads;
+    float *packed = packed_head(call, worker);
+    for (int64_t panel = 0; panel < call->k_panels + call->v_panels; panel++)
+        pack_head(call, image, head, panel, packed);
+    for (int64_t block = 0; block < call->blocks; block++)
+        attend(call, image, head, block, packed, worker);
+}
+
 static demist_status run_attention(struct cpu_run *run, const void *op)
 {
     const struct attention *a = op;
@@ -228,12 +249,16 @@ static demist_status run_attention(struct cpu_run *run, const void *op)
     call.v_panels = cpu_ceil(a->values, k->nr);
     call.blocks = cpu_ceil(a->length, k->mr);
     call.block = cpu_ceil(a->length, call.blocks);
-    const double matrices = (double)images * (double)a->heads;
-    cpu_parallel(run, images * a->heads * (call.k_panels + call.v_panels), pack_task, &call,
-                 matrices * (double)a->keys * (double)(a->depth + a->values));
-    cpu_parallel(run, images * a->heads * call.blocks, attention_task, &call,
-                 matrices * (double)a->keys * (double)a->length *
-                     ((double)(a->depth + a->values) / 16 + 2));
+    const int64_t heads = images * a->heads, workers = run->host->n_workers;
+    const double pack = (double)heads * (double)a->keys * (double)(a->depth + a->values);
+    const double work = (double)heads * (double)a->keys * (double)a->length *
+                        ((double)(a->depth + a->values) / 16 + 2);
+    if (heads % workers == 0 || heads >= 4 * workers) {
+        cpu_parallel(run, heads, head_task, &call, pack + work);
+        return DEMIST_OK;
+    }
+    cpu_parallel(run, heads * (call.k_panels + call.v_panels), pack_task, &call, pack);
+    cpu_parallel(run, heads * call.blocks, block_task, &call, work);
     return DEMIST_OK;
 }
 

@@ -743,32 +743,37 @@ static void layer_norm(int64_t n, const float *x, float *y, const float *gamma, 
 /* A NaN or +inf anywhere gives NaN everywhere; -inf gives 0 beside finite values. */
 static float softmax(int64_t n, float *x, float scale)
 {
-    const vf lowest = v_set(-__builtin_inff()), s = v_set(scale);
-    vf largest = lowest;
-    int64_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        const vf v = v_load(x + i) * s;
-        largest = v_max(largest, v);
-        v_store(x + i, v);
+    enum { SIDE = 4 }; /* chains side by side */
+    const vf s = v_set(scale);
+    vf largest[SIDE], sums[SIDE];
+    for (int k = 0; k < SIDE; k++) {
+        largest[k] = v_set(-__builtin_inff());
+        sums[k] = v_zero();
     }
-    float top = v_max_lane(largest);
+    int64_t i = 0;
+    for (; i + SIDE * VW <= n; i += SIDE * VW)
+        for (int k = 0; k < SIDE; k++)
+            largest[k] = v_max(largest[k], v_load(x + i + k * VW) * s);
+    for (; i + VW <= n; i += VW)
+        largest[0] = v_max(largest[0], v_load(x + i) * s);
+    float top = v_max_lane(v_max(v_max(largest[0], largest[1]), v_max(largest[2], largest[3])));
     for (int64_t j = i; j < n; j++) {
-        x[j] *= scale;
-        top = x[j] > top ? x[j] : top;
+        const float y = x[j] * scale;
+        top = y > top ? y : top;
     }
     const vf t = v_set(top);
-    vf sum = v_zero();
-    for (i = 0; i + VW <= n; i += VW) {
-        const vf e = v_exp(v_load(x + i) - t);
-        sum += e;
-        v_store(x + i, e);
+    for (i = 0; i + SIDE * VW <= n; i += SIDE * VW)
+        for (int k = 0; k < SIDE; k++) {
+            const vf e = v_exp(v_load(x + i + k * VW) * s - t);
+            sums[k] += e;
+            v_store(x + i + k * VW, e);
+        }
+    for (; i < n; i += VW) {
+        const int64_t rest = n - i < VW ? n - i : VW;
+        v_store_n(x + i, v_exp(v_load_n(x + i, rest) * s - t), rest);
+        sums[0] += v_load_n(x + i, rest);
     }
-    if (i < n) {
-        const int64_t rest = n - i;
-        v_store_n(x + i, v_exp(v_load_n(x + i, rest) - t), rest);
-        sum += v_load_n(x + i, rest);
-    }
-    return v_sum(sum);
+    return v_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 /* --- Winograd ---

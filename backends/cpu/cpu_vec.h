@@ -200,21 +200,30 @@ CPU_INLINE vf v_sign_of(vf x, vf y)
 /* The lanes' sum, in a fixed order. */
 CPU_INLINE float v_sum(vf x)
 {
+#if defined(CPU_LEVEL_AVX512)
+    return _mm512_reduce_add_ps((__m512)x); /* in the same order */
+#else
     float lane[VW];
     memcpy(lane, &x, sizeof x);
     for (int w = VW / 2; w > 0; w /= 2)
         for (int i = 0; i < w; i++)
             lane[i] += lane[i + w];
     return lane[0];
+#endif
 }
 
 /* The largest lane; NaN where there is one. */
 CPU_INLINE float v_max_lane(vf x)
 {
+#if defined(CPU_LEVEL_AVX512)
+    const bool nan = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q) != 0;
+    return nan ? __builtin_nanf("") : _mm512_reduce_max_ps((__m512)x);
+#else
     float m = x[0];
     for (int i = 1; i < VW; i++)
         m = x[i] > m || x[i] != x[i] ? x[i] : m;
     return m;
+#endif
 }
 
 /* --- bf16 --- */
