@@ -12,8 +12,10 @@
 
 #if defined(__clang__)
 #define CPU_UNROLL _Pragma("unroll 4")
+#define CPU_UNROLL_16 _Pragma("unroll 16")
 #else
 #define CPU_UNROLL _Pragma("GCC unroll 4")
+#define CPU_UNROLL_16 _Pragma("GCC unroll 16")
 #endif
 
 /* --- products ---
@@ -884,10 +886,15 @@ static void winograd_input(int m, const void *x, bool x_bf16, int64_t row_stride
 #undef AS
 }
 
+/* Results lie in pieces as the input does; what is added to them is fetched a tile early. */
 CPU_INLINE void transform_output(int m, const float *p, int64_t step, int vecs, const float *bias,
                                  const struct cpu_patch *add, const struct cpu_patch *out)
 {
     const int size = m + 2;
+    const int64_t row = out->row, column = out->column;
+    const int64_t add_row = add ? add->row : 0, add_column = add ? add->column : 0;
+    const float *const add_at = add ? add->at : NULL, *const add_next = add ? add->next : NULL;
+    float *const at = out->at;
     for (int64_t k = 0; k < vecs * VW; k += VW) {
         vf d[36], e[6], o[4];
         for (int c = 0; c < size; c++) {
@@ -906,9 +913,11 @@ CPU_INLINE void transform_output(int m, const float *p, int64_t step, int vecs, 
                 output_2(d + r * size, 1, o, 1);
             for (int c = 0; c < m; c++) {
                 vf x = o[c] + b;
-                if (add)
-                    x += v_load(add->at + r * add->row + c * add->column + k);
-                v_store(out->at + r * out->row + c * out->column + k, x);
+                if (add) {
+                    x += v_load(add_at + r * add_row + c * add_column + k);
+                    __builtin_prefetch(add_next + r * add_row + c * add_column + k);
+                }
+                v_store(at + r * row + c * column + k, x);
             }
         }
     }
@@ -925,6 +934,23 @@ static void winograd_output(int m, const float *p, int64_t step, int vecs, const
         transform_output(2, p, step, vecs, bias, add, out);
 }
 
+#if defined(CPU_LEVEL_AVX512)
+/* Lanes j of r[i + s] and j + s of r[i] change places, for i and j without bit s. */
+CPU_INLINE void swap_blocks(vf *r, int s)
+{
+    const vi j = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const vi low = j + (((j & s) != 0) & (VW - s)), high = low + s;
+    CPU_UNROLL_16
+    for (int i = 0; i < VW; i++) {
+        if (i & s)
+            continue;
+        const __m512 a = (__m512)r[i], b = (__m512)r[i + s];
+        r[i] = (vf)_mm512_permutex2var_ps(a, (__m512i)low, b);
+        r[i + s] = (vf)_mm512_permutex2var_ps(a, (__m512i)high, b);
+    }
+}
+#endif
+
 static void transpose(const float *src, int64_t lds, int64_t rows, int64_t columns, float *dst,
                       int64_t ldd)
 {
@@ -933,6 +959,20 @@ static void transpose(const float *src, int64_t lds, int64_t rows, int64_t colum
         for (int64_t r0 = 0; r0 < rows; r0 += BLOCK) {
             const int64_t c1 = c0 + BLOCK < columns ? c0 + BLOCK : columns;
             const int64_t r1 = r0 + BLOCK < rows ? r0 + BLOCK : rows;
+#if defined(CPU_LEVEL_AVX512)
+            if (c1 - c0 == VW && r1 - r0 == VW) {
+                vf r[VW];
+                for (int i = 0; i < VW; i++)
+                    r[i] = v_load(src + (r0 + i) * lds + c0);
+                swap_blocks(r, 8);
+                swap_blocks(r, 4);
+                swap_blocks(r, 2);
+                swap_blocks(r, 1);
+                for (int i = 0; i < VW; i++)
+                    v_store(dst + (c0 + i) * ldd + r0, r[i]);
+                continue;
+            }
+#endif
             for (int64_t c = c0; c < c1; c++)
                 for (int64_t r = r0; r < r1; r++)
                     dst[c * ldd + r] = src[r * lds + c];

@@ -39,9 +39,9 @@ struct cpu_rows {
     int64_t ldc;
 };
 
-/* Pixels of a picture: (r, c) at r·row + c·column. */
+/* Pixels of a picture: (r, c) at r·row + c·column. next: where the next tile's are. */
 struct cpu_patch {
-    float *at;
+    float *at, *next;
     int64_t row, column;
 };
 

@@ -212,15 +212,13 @@ static void finish_tile(const struct winograd *w, int64_t t, int64_t column, int
 }
 
 /* Tile t's place in the picture, from channel `column` on. */
-static struct cpu_patch patch_of(const struct winograd *w, const struct cpu_grid *g, int64_t t,
-                                 int64_t column)
+static float *place_of(const struct winograd *w, const struct cpu_grid *g, int64_t t,
+                       int64_t column)
 {
     const struct cpu_product *c = w->c;
     const int64_t image = w->image + t / c->tiles_x / c->tiles_y;
     const int64_t y = t / c->tiles_x % c->tiles_y * c->winograd, x = t % c->tiles_x * c->winograd;
-    return (struct cpu_patch){cpu_at(w->run, &g->view) + image * g->image + y * g->row +
-                                  x * g->column + column,
-                              g->row, g->column};
+    return cpu_at(w->run, &g->view) + image * g->image + y * g->row + x * g->column + column;
 }
 
 /* What is added to the result, if results can go straight to their place: whole tiles of floats,
@@ -244,9 +242,13 @@ static void output_tiles(const struct winograd *w, int64_t first, int64_t count,
     const int64_t n = cpu_least(k->nr, c->filters - column);
     const int vecs = cpu_panel_vecs(k, column, c->filters);
     const int64_t width = vecs * k->vw;
-    const struct cpu_patch tile = {room, c->winograd * width, width};
+    const struct cpu_patch tile = {room, room, c->winograd * width, width};
     const struct cpu_grid *add;
     const bool straight = goes_straight(c, &add) && n == width;
+    struct cpu_patch to = {.row = c->y.row, .column = c->y.column}, from = {.at = NULL};
+    if (straight && add)
+        from = (struct cpu_patch){
+            .next = place_of(w, add, first, column), .row = add->row, .column = add->column};
     for (int64_t t = 0; t < count; t++) {
         const float *p = products + t * width;
         if (!straight) {
@@ -254,8 +256,11 @@ static void output_tiles(const struct winograd *w, int64_t first, int64_t count,
             finish_tile(w, first + t, column, n, room, width);
             continue;
         }
-        const struct cpu_patch to = patch_of(w, &c->y, first + t, column);
-        const struct cpu_patch from = add ? patch_of(w, add, first + t, column) : to;
+        to.at = place_of(w, &c->y, first + t, column);
+        if (add) {
+            from.at = from.next;
+            from.next = place_of(w, add, first + cpu_least(t + 1, count - 1), column);
+        }
         k->winograd_output(c->winograd, p, position, vecs, w->bias + column, add ? &from : NULL,
                            &to);
     }
