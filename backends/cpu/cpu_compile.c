@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { ALIGN = 64, HUGE_PAGE = 2 << 20 };
+enum { PASS = 48 << 20 }; /* bytes of working memory of one pass through the steps */
 
 /* Blocks that live as long as the program. */
 struct cpu_memory {
@@ -621,8 +622,32 @@ static demist_status define_outputs(demist_program *p, const demist_graph *graph
     return DEMIST_OK;
 }
 
-static demist_status place_storages(demist_program *p)
+/* Images of an execution share nothing but in BATCH_SUM. */
+static bool mixes_images(const demist_graph *graph)
 {
+    for (int32_t i = 0; i < graph->n_nodes; i++)
+        if (graph->nodes[i]->op == DEMIST_OP_BATCH_SUM)
+            return true;
+    return false;
+}
+
+/* Bytes of the arena for so many images at once; < 0: no memory. */
+static int64_t plan_arena(demist_program *p, int64_t images, demist_block *blocks)
+{
+    for (int32_t i = 0; i < p->n_storages; i++) {
+        const struct cpu_storage *s = &p->storages[i];
+        const int64_t bytes = s->elements * cpu_size(s->type) * (s->batched ? images : 1);
+        blocks[i] = (demist_block){
+            .bytes = s->place == CPU_ARENA ? bytes : 0, .first = s->first, .last = s->last};
+    }
+    return host_of(p)->plan_memory(host_of(p), blocks, (size_t)p->n_storages, ALIGN);
+}
+
+/* A large batch goes through the steps in parts whose working memory a third-level cache may hold;
+ * in smaller parts, weights would be streamed too often. An image's result is the same in any. */
+static demist_status place_storages(demist_program *p, const demist_graph *graph)
+{
+    const int64_t addresses = INT64_C(1) << 47; /* no value is larger, buffers included */
     const demist_host *host = host_of(p);
     demist_block *blocks = cpu_new(p, sizeof *blocks * (size_t)(p->n_storages + 1));
     if (!blocks)
@@ -632,14 +657,19 @@ static demist_status place_storages(demist_program *p)
         int64_t bytes = 0;
         if (__builtin_mul_overflow(s->elements * cpu_size(s->type), s->batched ? p->max_batch : 1,
                                    &bytes) ||
-            s->elements > INT64_MAX / 16 || bytes > INT64_MAX / 4)
+            s->elements > INT64_MAX / 16 || bytes > addresses)
             return host->fail(host, DEMIST_NO_MEMORY,
                               "%" PRId64 " images are more than memory can hold: lower the batch",
                               p->max_batch);
-        blocks[i] = (demist_block){
-            .bytes = s->place == CPU_ARENA ? bytes : 0, .first = s->first, .last = s->last};
     }
-    p->arena_bytes = host->plan_memory(host, blocks, (size_t)p->n_storages, ALIGN);
+    p->at_once = p->max_batch;
+    if (!mixes_images(graph)) {
+        const int64_t one = plan_arena(p, 1, blocks);
+        if (one < 0)
+            return DEMIST_NO_MEMORY;
+        p->at_once = one >= PASS ? 1 : cpu_least(p->max_batch, PASS / (one + 1));
+    }
+    p->arena_bytes = plan_arena(p, p->at_once, blocks);
     for (int32_t i = 0; i < p->n_storages; i++)
         if (p->storages[i].place == CPU_ARENA)
             p->storages[i].where = blocks[i].offset;
@@ -722,7 +752,7 @@ static demist_status add_all(demist_program *p, const demist_graph *graph)
     CPU_TRY(define_leaves(p, graph));
     CPU_TRY(add_nodes(p, graph));
     CPU_TRY(define_outputs(p, graph));
-    return place_storages(p);
+    return place_storages(p, graph);
 }
 
 static demist_status build(demist_program *p, const demist_graph *graph,

@@ -77,7 +77,7 @@ demist_status cpu_bind(demist_program *program, demist_buffer *const *buffers, i
         return DEMIST_NO_MEMORY;
     *b = (demist_binding){.program = program};
     const size_t observers = sizeof *b->observers * ((size_t)program->n_values + 1);
-    b->bases = host->alloc(host, sizeof *b->bases * ((size_t)program->n_storages + 1), 0);
+    b->bases = host->alloc(host, sizeof *b->bases * (2 * (size_t)program->n_storages + 1), 0);
     b->observers = b->bases ? host->alloc(host, observers, 0) : NULL;
     if (!b->observers) {
         cpu_binding_destroy(b);
@@ -126,9 +126,44 @@ static void observe_after(const struct cpu_run *run, const demist_binding *b, in
 {
     for (int32_t i = 0; i < b->n_observers; i++) {
         const struct cpu_observer *o = &b->observers[i];
+        const demist_view *view = &b->program->values[o->node].view;
         if (o->buffer && b->program->values[o->node].ready == step)
-            cpu_copy_run(run, o->copy, o->buffer->data);
+            cpu_copy_run(run, o->copy,
+                         o->buffer->data +
+                             (view->batched ? run->first * demist_view_elements(view) * 4 : 0));
     }
+}
+
+/* Where the storages are for the images from `first` on: the arena is the same for all. */
+static char **move_bases(const demist_binding *b, int64_t first)
+{
+    const demist_program *p = b->program;
+    if (first == 0)
+        return b->bases;
+    char **bases = b->bases + p->n_storages;
+    for (int32_t i = 0; i < p->n_storages; i++) {
+        const struct cpu_storage *s = &p->storages[i];
+        const bool moves = s->batched && (s->place == CPU_INPUT || s->place == CPU_OUTPUT);
+        bases[i] = b->bases[i] + (moves ? first * s->elements * 4 : 0);
+    }
+    return bases;
+}
+
+static demist_status run_steps(struct cpu_run *run, const demist_binding *b)
+{
+    demist_program *p = b->program;
+    const bool profile = p->flags & DEMIST_COMPILE_PROFILE;
+    observe_after(run, b, -1);
+    for (int32_t i = 0; i < p->n_steps; i++) {
+        const struct cpu_step *step = &p->steps[i];
+        const double start = profile ? now() : 0;
+        CPU_TRY(step->run(run, step->op));
+        if (profile)
+            p->profile[step->node].seconds += now() - start;
+        if (b->n_observers > 0)
+            observe_after(run, b, i);
+    }
+    return DEMIST_OK;
 }
 
 demist_status cpu_execute(demist_queue *queue, demist_binding *binding,
@@ -136,26 +171,20 @@ demist_status cpu_execute(demist_queue *queue, demist_binding *binding,
 {
     (void)queue;
     demist_program *p = binding->program;
-    const bool profile = p->flags & DEMIST_COMPILE_PROFILE;
     CPU_TRY(check_call(binding, scalars, n_images));
-    struct cpu_run run = {.program = p,
-                          .host = host_of(p),
-                          .kernels = p->device->kernels,
-                          .bases = binding->bases,
-                          .scalars = scalars,
-                          .images = n_images};
-    observe_after(&run, binding, -1);
-    for (int32_t i = 0; i < p->n_steps; i++) {
-        const struct cpu_step *step = &p->steps[i];
-        const double start = profile ? now() : 0;
-        CPU_TRY(step->run(&run, step->op));
-        if (profile) {
-            p->profile[step->node].seconds += now() - start;
-        }
-        if (binding->n_observers > 0)
-            observe_after(&run, binding, i);
+    const int64_t passes = cpu_ceil(n_images, p->at_once);
+    for (int64_t left = passes, first = 0; left > 0; left--) {
+        struct cpu_run run = {.program = p,
+                              .host = host_of(p),
+                              .kernels = p->device->kernels,
+                              .bases = move_bases(binding, first),
+                              .scalars = scalars,
+                              .first = first,
+                              .images = cpu_ceil(n_images - first, left)};
+        CPU_TRY(run_steps(&run, binding));
+        first += run.images;
     }
-    for (int32_t i = 0; profile && i < p->n_values; i++)
+    for (int32_t i = 0; p->flags & DEMIST_COMPILE_PROFILE && i < p->n_values; i++)
         p->profile[i].calls++;
     return DEMIST_OK;
 }

@@ -94,7 +94,7 @@ struct demist_program {
     demist_device *device;
     uint32_t flags;
     demist_precision precision;
-    int64_t max_batch;
+    int64_t max_batch, at_once; /* images: of an execution, and of one pass through the steps */
     int32_t n_values, n_inputs, n_outputs, n_params, n_scalars, n_storages, n_steps;
     int32_t room_storages, room_steps;
     struct cpu_value *values; /* by node id */
@@ -119,20 +119,20 @@ struct cpu_observer {
 
 struct demist_binding {
     demist_program *program;
-    char **bases; /* by storage */
+    char **bases; /* by storage; behind them room for those of one pass */
     demist_buffer **buffers;
     struct cpu_observer *observers; /* [n_values], buffer NULL: none */
     int32_t n_observers;
 };
 
-/* One execution. */
+/* One pass through the steps, for some of an execution's images. */
 struct cpu_run {
     const demist_program *program;
     const demist_host *host;
     const struct cpu_kernels *kernels;
     char *const *bases;
     const demist_scalar *scalars;
-    int64_t images;
+    int64_t first, images;
 };
 
 /* Bytes of an element. */

@@ -30,8 +30,9 @@ static void philox_task(void *arg, int64_t task, int worker)
     const int64_t image = task / chunks, first = task % chunks * CHUNK;
     const size_t n = (size_t)cpu_least(CHUNK, f->elements - first);
     float *out = cpu_at(call->run, &f->to) + image * f->elements + first;
-    const uint32_t key =
-        f->attrs.philox.per_image ? (uint32_t)(call->image + (uint64_t)image) : DEMIST_IMAGE_SHARED;
+    const uint32_t key = f->attrs.philox.per_image
+                             ? (uint32_t)(call->image + (uint64_t)(call->run->first + image))
+                             : DEMIST_IMAGE_SHARED;
     if (f->op == DEMIST_OP_PHILOX_NORMAL) {
         generator->normal(call->seed, key, f->attrs.philox.purpose, call->draw, (uint64_t)first, n,
                           out);
@@ -48,7 +49,8 @@ static demist_status run_philox(struct cpu_run *run, const void *op)
 {
     const struct philox *f = op;
     const demist_attrs *a = &f->attrs;
-    CPU_TRY(demist_check_draws(run->host, f->name, f->op, a, run->scalars, run->images));
+    CPU_TRY(
+        demist_check_draws(run->host, f->name, f->op, a, run->scalars, run->first + run->images));
     struct call call = {.run = run,
                         .op = f,
                         .seed = run->scalars[a->philox.seed_slot].u,

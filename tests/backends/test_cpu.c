@@ -5,8 +5,10 @@
  * and skipped. */
 #include "testing.h"
 
+#include "graphbuild.h"
 #include "harness.h"
 #include "passes.h"
+#include "philox.h"
 #include "unet_graph.h"
 
 #include "../../backends/cpu/cpu_program.h"
@@ -717,6 +719,70 @@ static void test_networks_with_mutable_parameters_give_the_same_bits(void **stat
     harness_close(&h);
 }
 
+/* out = the largest over the last axis of 2·(x + noise) + 1, repeated 2^21 times: 32 MB an image.
+ */
+static struct dm_graph *large_graph(int32_t *noisy)
+{
+    const int64_t shape[] = {DEMIST_BATCH, 4, 1}, wide[] = {DEMIST_BATCH, 4, 1 << 21};
+    struct dm_graph *graph;
+    demist_attrs draw = demist_no_attrs(), last = demist_no_attrs();
+    assert_int_equal(dm_graph_create("large", NULL, &graph, NULL), DEMIST_OK);
+    demist_builder *b = dm_graph_builder(graph);
+    draw.philox.per_image = 1;
+    draw.philox.seed_slot = b->scalar_slot(b, "seed");
+    draw.philox.draw_slot = b->scalar_slot(b, "draw");
+    draw.philox.image_slot = b->scalar_slot(b, "image");
+    last.reduce.axes = 1 << 2;
+    const demist_node *x = b->input(b, "x", DEMIST_ROLE_X, DEMIST_F32, 3, shape);
+    const demist_node *sum =
+        demist_add(b, x, b->op(b, DEMIST_OP_PHILOX_NORMAL, 0, NULL, &draw, 3, shape));
+    const demist_node *y = b->op(b, DEMIST_OP_EXPAND, 1, &sum, NULL, 3, wide);
+    y = demist_affine(b, y, 2, 1);
+    b->output(b, "out", b->op(b, DEMIST_OP_AMAX, 1, &y, &last, 0, NULL));
+    assert_int_equal(dm_graph_finish(graph, NULL), DEMIST_OK);
+    *noisy = sum->id;
+    return graph;
+}
+
+/* Each image has its own input, noise, result and observed value then, too. */
+static void test_a_batch_of_large_images_goes_through_in_parts(void **state)
+{
+    enum { N = 3 };
+    struct harness h;
+    struct harness_program p;
+    int32_t noisy;
+    demist_buffer *watched;
+    demist_program_info info = DEMIST_INIT(demist_program_info);
+    const float x[N * 4] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    const demist_scalar scalars[3] = {{.u = 7}, {.u = 2}, {.u = 40}};
+    (void)state;
+    harness_open(&h, &demist_plugin_v1_backend_cpu, 2, NULL);
+    struct dm_graph *graph = large_graph(&noisy);
+    const demist_node *node = dm_graph_view(graph)->nodes[noisy];
+    harness_compile(&h, dm_graph_view(graph), N, DEMIST_PRECISION_F32, DEMIST_COMPILE_OBSERVE, &p);
+    HARNESS_OK(&h, program_info, (p.program, &info));
+    assert_in_range(info.arena_bytes, 32 << 20, 60 << 20);
+    HARNESS_OK(&h, buffer_create, (h.device, harness_bytes(node, N), &watched));
+    HARNESS_OK(&h, observe, (p.binding, noisy, watched));
+    harness_set(&p, 0, x, N);
+    harness_execute(&p, scalars, N);
+    float *out = harness_get(&p, 0, N), *seen = harness_read(&h, watched, sizeof x);
+    for (uint32_t i = 0; i < N; i++) {
+        float noise[4];
+        dm_philox_normal(7, 40 + i, 0, 2, 0, 4, noise);
+        for (uint32_t k = 4 * i; k < 4 * i + 4; k++) {
+            assert_true(seen[k] == x[k] + noise[k % 4]);
+            assert_true(out[k] == 2 * seen[k] + 1);
+        }
+    }
+    free(out);
+    free(seen);
+    h.vtable->buffer_destroy(watched);
+    harness_program_finish(&p);
+    dm_graph_destroy(graph);
+    harness_close(&h);
+}
+
 static void test_the_proposed_fusions_are_taken(void **state)
 {
     const struct network *n = *state;
@@ -752,6 +818,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_networks_do_not_depend_on_threads_or_batch),
         cmocka_unit_test(test_every_value_of_a_network_can_be_observed),
         cmocka_unit_test(test_networks_with_mutable_parameters_give_the_same_bits),
+        cmocka_unit_test(test_a_batch_of_large_images_goes_through_in_parts),
         cmocka_unit_test(test_the_proposed_fusions_are_taken),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
