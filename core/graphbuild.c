@@ -31,9 +31,16 @@ struct dm_graph {
     struct dm_error error; /* the first one */
     bool finished;
     struct list nodes, inputs, params, outputs, output_names, slots;
+    struct list origins; /* of params: struct origin */
     int32_t *table; /* node index + 1 by name's hash, 0: free; an entry whose node has got another
                        name since matches nothing and only keeps its place */
     uint32_t table_size, table_used;
+};
+
+/* Where a parameter's data are. */
+struct origin {
+    int32_t source;
+    const char *key;
 };
 
 /* ---- Failing ---- */
@@ -614,7 +621,43 @@ static const demist_node *fb_param(demist_builder *b, int32_t source, const char
         DEMIST_OK)
         return failed_here(graph);
     node.data = data;
+    struct origin *origin = dm_graph_alloc(graph, 1, sizeof *origin);
+    if (!origin || !(origin->key = copy_text(graph, key)) || !push(graph, &graph->origins, origin))
+        return NULL;
+    origin->source = source;
     return dm_graph_append(graph, &node);
+}
+
+/* NULL when the graph has no such parameter or was not made with sources. Lowering makes parameters
+ * of reshaped ones. */
+static const struct origin *origin_of(const struct dm_graph *graph, const demist_node *param)
+{
+    const demist_node *own = dm_graph_find(graph, param->name);
+    while (own && own->op == DEMIST_OP_RESHAPE)
+        own = own->inputs[0];
+    return own && own->op == DEMIST_OP_PARAM && own->param_index < graph->origins.count
+               ? graph->origins.items[own->param_index]
+               : NULL;
+}
+
+bool dm_graph_has_param(const struct dm_graph *graph, const demist_node *param)
+{
+    const struct origin *origin = origin_of(graph, param);
+    return param->data || (origin && dm_sources_has(graph->sources, origin->source, origin->key));
+}
+
+demist_status dm_graph_read_param(const struct dm_graph *graph, const demist_node *param, float *to,
+                                  struct dm_error *err)
+{
+    if (!dm_graph_has_param(graph, param))
+        return dm_fail(err, DEMIST_INVALID, "graph '%s': parameter '%s' has no data", graph->name,
+                       param->name);
+    if (param->data) {
+        memcpy(to, param->data, (size_t)demist_elements(param) * sizeof *to);
+        return DEMIST_OK;
+    }
+    const struct origin *origin = origin_of(graph, param);
+    return dm_sources_read(graph->sources, origin->source, origin->key, to, err);
 }
 
 static void fb_ignore(demist_builder *b, int32_t source, const char *pattern)
@@ -666,8 +709,8 @@ void dm_graph_destroy(struct dm_graph *graph)
 {
     if (!graph)
         return;
-    struct list *lists[] = {&graph->nodes,   &graph->inputs,       &graph->params,
-                            &graph->outputs, &graph->output_names, &graph->slots};
+    struct list *lists[] = {&graph->nodes,        &graph->inputs, &graph->params, &graph->outputs,
+                            &graph->output_names, &graph->slots,  &graph->origins};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]->items);
     free(graph->table);

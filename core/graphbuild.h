@@ -2,7 +2,8 @@
  *
  * A dm_graph is filled through its builder (by a network, or by the host itself), finished, and
  * read as a demist_graph from then on. Nodes, names, attributes and constants live in its arena;
- * the data of parameters belong to the sources, which must outlive it. One thread at a time. */
+ * the data of parameters belong to the sources, which must outlive it, or stay in their files. One
+ * thread at a time. */
 #ifndef DM_GRAPHBUILD_H
 #define DM_GRAPHBUILD_H
 
@@ -27,11 +28,20 @@ demist_builder *dm_graph_builder(struct dm_graph *graph);
 
 /* Ends building: returns the first error of the builder's calls (its text names graph, node and
  * op), or INVALID when there is no output. Missing and misshapen parameters are not errors here:
- * dm_sources_check lists them all at once, and their nodes have data NULL until then. */
+ * dm_sources_check lists them all at once, and their nodes have data NULL until then. So have those
+ * whose data were left in a file (dm_sources_read_late). */
 demist_status dm_graph_finish(struct dm_graph *graph, struct dm_error *err);
 
 /* The finished graph; belongs to `graph`. */
 const demist_graph *dm_graph_view(const struct dm_graph *graph);
+
+/* The data of `param`, a parameter of `graph` or of a graph lowered from it, into `to`, row-major
+ * f32: those of the node, or what its source reads. INVALID where there are none. */
+demist_status dm_graph_read_param(const struct dm_graph *graph, const demist_node *param, float *to,
+                                  struct dm_error *err);
+
+/* Whether it has any. */
+bool dm_graph_has_param(const struct dm_graph *graph, const demist_node *param);
 
 /* The node of that name, NULL when there is none. */
 const demist_node *dm_graph_find(const struct dm_graph *graph, const char *name);

@@ -22,10 +22,12 @@ struct item {
     int32_t last;            /* of the chain that it was fused into, −1: none */
     int32_t first, pattern;  /* of a last item */
     const demist_node *made; /* in the new graph */
+    float *read;             /* data for folding, if the node has none */
 };
 
 struct lowering {
-    const demist_graph *in;
+    const struct dm_graph *source;
+    const demist_graph *in; /* the view of it */
     const struct dm_lower_options *options;
     struct dm_graph *out;
     struct dm_arena scratch;
@@ -81,7 +83,8 @@ static void mark_live(struct lowering *l)
 static demist_status check_params(const struct lowering *l)
 {
     for (int32_t i = 0; i < l->n; i++)
-        if (l->items[i].live && l->items[i].proto.op == DEMIST_OP_PARAM && !l->items[i].proto.data)
+        if (l->items[i].live && l->items[i].proto.op == DEMIST_OP_PARAM &&
+            !dm_graph_has_param(l->source, &l->items[i].proto))
             return dm_fail(l->err, DEMIST_INVALID, "graph '%s': parameter '%s' has no data",
                            l->in->name, l->items[i].proto.name);
     return DEMIST_OK;
@@ -103,6 +106,19 @@ static bool foldable(const struct lowering *l, const struct item *item)
     return own <= elements || own <= FOLD_ANYWAY;
 }
 
+/* What a known item holds; a parameter that was left in its file is read. */
+static demist_status data_of(struct lowering *l, struct item *item, const void **data)
+{
+    if (item->proto.data || item->read) {
+        *data = item->proto.data ? item->proto.data : item->read;
+        return DEMIST_OK;
+    }
+    item->read = dm_arena_array(&l->scratch, (size_t)demist_elements(&item->proto), sizeof(float));
+    *data = item->read;
+    return item->read ? dm_graph_read_param(l->source, &item->proto, item->read, l->err)
+                      : no_memory(l);
+}
+
 static demist_status fold(struct lowering *l, struct item *item)
 {
     int32_t n = item->proto.n_inputs;
@@ -111,7 +127,7 @@ static demist_status fold(struct lowering *l, struct item *item)
     if (!values || !data)
         return no_memory(l);
     for (int32_t k = 0; k < n; k++)
-        values[k] = l->items[item->inputs[k]].proto.data;
+        DM_TRY(data_of(l, &l->items[item->inputs[k]], &values[k]));
     dm_evaluate(&item->proto, values, data);
     item->proto.op = DEMIST_OP_CONSTANT;
     item->proto.attrs = demist_no_attrs();
@@ -119,6 +135,24 @@ static demist_status fold(struct lowering *l, struct item *item)
     item->proto.data = data;
     item->known = true;
     return DEMIST_OK;
+}
+
+/* A reshaped parameter is a parameter of that shape: it has the same data, which need no copy. */
+static void fold_reshape(struct item *item, const struct item *param)
+{
+    item->proto.op = DEMIST_OP_PARAM;
+    item->proto.attrs = demist_no_attrs();
+    item->proto.n_inputs = 0;
+    item->proto.data = param->proto.data;
+    item->read = param->read;
+    item->known = true;
+}
+
+static bool reshapes_param(const struct lowering *l, const struct item *item)
+{
+    const struct item *from =
+        item->proto.op == DEMIST_OP_RESHAPE ? &l->items[item->inputs[0]] : NULL;
+    return from && item->live && from->known && from->proto.op == DEMIST_OP_PARAM;
 }
 
 static demist_status fold_constants(struct lowering *l)
@@ -129,6 +163,8 @@ static demist_status fold_constants(struct lowering *l)
             item->known = true;
         else if (item->proto.op == DEMIST_OP_PARAM)
             item->known = l->options->frozen;
+        else if (reshapes_param(l, item))
+            fold_reshape(item, &l->items[item->inputs[0]]);
         else if (foldable(l, item))
             DM_TRY(fold(l, item));
     }
@@ -466,7 +502,7 @@ static demist_status lower(struct lowering *l, const struct dm_origin **origins)
 demist_status dm_graph_lower(const struct dm_graph *in, const struct dm_lower_options *options,
                              struct dm_lowered *out, struct dm_error *err)
 {
-    struct lowering l = {.in = dm_graph_view(in), .options = options, .err = err};
+    struct lowering l = {.source = in, .in = dm_graph_view(in), .options = options, .err = err};
     *out = (struct dm_lowered){NULL, NULL};
     DM_TRY(dm_graph_create(l.in->name, NULL, &l.out, err));
     dm_graph_copy_slots(l.out, in);

@@ -1,9 +1,10 @@
 /* From the graph that a network built to the one that a backend compiles.
  *
  * In this order: nodes that no output needs are removed; unbatched values that are known before
- * anything runs become constants; a reshape of a reshape becomes one; chains of nodes are proposed
- * to the backend as FUSED nodes. Names are kept: a FUSED node has the name of the last one in it,
- * whose value it is. Inputs, outputs and scalar slots keep their order, used or not. */
+ * anything runs become constants, a reshaped parameter a parameter; a reshape of a reshape becomes
+ * one; chains of nodes are proposed to the backend as FUSED nodes. Names are kept: a FUSED node has
+ * the name of the last one in it, whose value it is. Inputs, outputs and scalar slots keep their
+ * order, used or not. */
 #ifndef DM_PASSES_H
 #define DM_PASSES_H
 
@@ -39,8 +40,9 @@ struct dm_lowered {
     const struct dm_origin *origins; /* [nodes of the graph it was made from] */
 };
 
-/* `in` is finished, all its parameters have data, and it outlives the result, which shares data
- * with it. UNSUPPORTED names the first node that the backend cannot compute, its op and why. */
+/* `in` is finished, all its parameters have data or are left in files, and it outlives the result,
+ * which shares data with it; folding reads what it needs. UNSUPPORTED names the first node that the
+ * backend cannot compute, its op and why. */
 demist_status dm_graph_lower(const struct dm_graph *in, const struct dm_lower_options *options,
                              struct dm_lowered *out, struct dm_error *err);
 

@@ -229,6 +229,17 @@ static demist_status add_tensors(struct dm_checkpoint *ckpt, const struct entry 
     return DEMIST_OK;
 }
 
+/* The same without reading them. */
+static demist_status add_late(struct dm_checkpoint *ckpt, const struct entry *entries, size_t n,
+                              uint64_t data_at, struct dm_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        DM_TRY(dm_checkpoint_add_late(ckpt, entries[i].name, strlen(entries[i].name),
+                                      entries[i].element, entries[i].rank, entries[i].shape,
+                                      data_at + entries[i].begin, err));
+    return DEMIST_OK;
+}
+
 /* `entries` has room for every child of root. */
 static demist_status read_root(struct dm_checkpoint *ckpt, const cJSON *root, struct entry *entries,
                                const struct dm_input *input, uint64_t data_at, struct dm_error *err)
@@ -253,6 +264,8 @@ static demist_status read_root(struct dm_checkpoint *ckpt, const cJSON *root, st
     }
     DM_TRY(refuse_duplicate_metadata(ckpt->metadata, ckpt->n_metadata, err));
     DM_TRY(check_cover(entries, n, data_size, err));
+    if (ckpt->late)
+        return add_late(ckpt, entries, n, data_at, err);
     void *data = dm_checkpoint_alloc(ckpt, (size_t)data_size, err);
     if (!data)
         return DEMIST_NO_MEMORY;

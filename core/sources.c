@@ -49,12 +49,18 @@ struct dm_sources {
     const char **paths;           /* of files */
     int32_t n_files;
     struct block *blocks; /* converted data; owned */
+    bool late;            /* data stay in the files */
 };
 
 demist_status dm_sources_create(struct dm_sources **out, struct dm_error *err)
 {
     *out = calloc(1, sizeof **out);
     return *out ? DEMIST_OK : dm_fail_memory(err, "the sources of parameters");
+}
+
+void dm_sources_read_late(struct dm_sources *sources)
+{
+    sources->late = true;
 }
 
 void dm_sources_destroy(struct dm_sources *sources)
@@ -169,7 +175,8 @@ static demist_status open_file(struct dm_sources *sources, const char *path,
     const char *copy = dm_arena_strdup(&sources->arena, path);
     if (!files || !paths || !copy)
         return dm_fail_memory(err, "opening a checkpoint");
-    DM_TRY(dm_checkpoint_open(path, &files[n - 1], err));
+    DM_TRY(sources->late ? dm_checkpoint_open_late(path, &files[n - 1], err)
+                         : dm_checkpoint_open(path, &files[n - 1], err));
     paths[n - 1] = copy;
     sources->n_files++;
     *out = files[n - 1];
@@ -254,10 +261,40 @@ static bool has_shape(const struct key *key, int32_t rank, const int64_t *shape)
            (rank == 0 || memcmp(key->view->shape, shape, (size_t)rank * sizeof *shape) == 0);
 }
 
+/* The tensor of the file as f32, wherever it is. */
+static demist_status read_view(const struct source *source, const struct dm_tensor_view *view,
+                               float *to, struct dm_error *err)
+{
+    if (view->dtype == DEMIST_F32)
+        return dm_checkpoint_read(source->file, view, to, err);
+    if (view->data)
+        return dm_tensor_to_f32(view, to, err);
+    struct dm_tensor_view copy = *view;
+    void *bytes = dm_alloc_aligned(view->bytes, 0);
+    if (!bytes)
+        return dm_fail_memory(err, "a parameter");
+    copy.data = bytes;
+    demist_status status = dm_checkpoint_read(source->file, view, bytes, err);
+    if (status == DEMIST_OK)
+        status = dm_tensor_to_f32(&copy, to, err);
+    dm_free_aligned(bytes);
+    return status;
+}
+
+static demist_status read_key(const struct source *source, const struct key *key, float *to,
+                              struct dm_error *err)
+{
+    if (read_view(source, key->view, to, err) != DEMIST_OK)
+        return dm_fail_where(err, "%s: parameter '%s%s'", source->path, source->prefix, key->name);
+    return DEMIST_OK;
+}
+
 static demist_status load(struct dm_sources *sources, struct source *source, struct key *key,
                           struct dm_error *err)
 {
     const struct dm_tensor_view *view = key->view;
+    if (!view->data && view->dtype != DM_DTYPE_OTHER)
+        return DEMIST_OK;
     if (view->dtype == DEMIST_F32 && (uintptr_t)view->data % 64 == 0) {
         key->data = view->data;
         return DEMIST_OK;
@@ -265,8 +302,7 @@ static demist_status load(struct dm_sources *sources, struct source *source, str
     float *data = new_data(sources, (int64_t)dm_tensor_elements(view), err);
     if (!data)
         return DEMIST_NO_MEMORY;
-    if (dm_tensor_to_f32(view, data, err) != DEMIST_OK)
-        return dm_fail_where(err, "%s: parameter '%s%s'", source->path, source->prefix, key->name);
+    DM_TRY(read_key(source, key, data, err));
     key->data = data;
     return DEMIST_OK;
 }
@@ -346,6 +382,19 @@ demist_status dm_sources_param(struct dm_sources *sources, int32_t source, const
         DM_TRY(key->view ? load(sources, from, key, err) : make_up(sources, from, key, err));
     *data = fits ? key->data : NULL;
     return DEMIST_OK;
+}
+
+bool dm_sources_has(const struct dm_sources *sources, int32_t source, const char *name)
+{
+    const struct key *key = look_up(sources->items[source], name);
+    return key && key->wanted && !key->misshapen;
+}
+
+demist_status dm_sources_read(const struct dm_sources *sources, int32_t source, const char *name,
+                              float *to, struct dm_error *err)
+{
+    const struct source *from = sources->items[source];
+    return read_key(from, look_up(from, name), to, err);
 }
 
 /* ---- Patterns ---- */

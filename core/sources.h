@@ -17,6 +17,11 @@ struct dm_checkpoint;
 /* Without any source; the first that is added becomes source 0. */
 demist_status dm_sources_create(struct dm_sources **out, struct dm_error *err);
 
+/* Files that are opened from now on keep the data of their parameters, where their format allows
+ * it, until dm_sources_read: dm_sources_param then gives none. A checkpoint need not be in memory
+ * beside what a backend makes of it. */
+void dm_sources_read_late(struct dm_sources *sources);
+
 /* NULL is legal. Ends the life of all data that dm_sources_param gave. */
 void dm_sources_destroy(struct dm_sources *sources);
 
@@ -54,11 +59,18 @@ bool dm_sources_find(const struct dm_sources *sources, int32_t source, const cha
                      int32_t *rank, int64_t *shape);
 
 /* The tensor as row-major f32, 64-byte aligned, converted if it is of another type, valid until
- * dm_sources_destroy. *data is NULL, with DEMIST_OK, when it is missing or misshapen: it is noted
- * for dm_sources_check. */
+ * dm_sources_destroy. *data is NULL, with DEMIST_OK, when it is missing or misshapen, which is
+ * noted for dm_sources_check, and when it was left in the file. */
 demist_status dm_sources_param(struct dm_sources *sources, int32_t source, const char *key,
                                int32_t rank, const int64_t *shape, const float **data,
                                struct dm_error *err);
+
+/* Whether dm_sources_param was asked for the key and its shape was right. */
+bool dm_sources_has(const struct dm_sources *sources, int32_t source, const char *key);
+
+/* For such a key: its data, as dm_sources_param gives them, into `to`. */
+demist_status dm_sources_read(const struct dm_sources *sources, int32_t source, const char *key,
+                              float *to, struct dm_error *err);
 
 /* Keys that match (`*` any text, `?` one character) are not unexpected. */
 demist_status dm_sources_ignore(struct dm_sources *sources, int32_t source, const char *pattern,

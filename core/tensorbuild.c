@@ -104,11 +104,11 @@ static demist_status check_name(struct dm_checkpoint *ckpt, const char *name, si
     return DEMIST_OK;
 }
 
-demist_status dm_checkpoint_add(struct dm_checkpoint *ckpt, const char *name, size_t length,
-                                struct dm_element element, int rank, const int64_t *shape,
-                                const void *data, struct dm_error *err)
+static demist_status add(struct dm_checkpoint *ckpt, const char *name, size_t length,
+                         struct dm_element element, int rank, const int64_t *shape,
+                         const void *data, struct dm_error *err)
 {
-    assert(rank >= 0 && rank <= DM_MAX_RANK && data);
+    assert(rank >= 0 && rank <= DM_MAX_RANK);
     DM_TRY(check_name(ckpt, name, length, err));
     if (!dm_grow(&ckpt->tensors, ckpt->count, &ckpt->capacity, sizeof *ckpt->tensors))
         return dm_fail_memory(err, "the list of tensors");
@@ -124,6 +124,25 @@ demist_status dm_checkpoint_add(struct dm_checkpoint *ckpt, const char *name, si
         view.shape[i] = shape[i];
     ckpt->tensors[ckpt->count++] = view;
     return DEMIST_OK;
+}
+
+demist_status dm_checkpoint_add(struct dm_checkpoint *ckpt, const char *name, size_t length,
+                                struct dm_element element, int rank, const int64_t *shape,
+                                const void *data, struct dm_error *err)
+{
+    assert(data);
+    return add(ckpt, name, length, element, rank, shape, data, err);
+}
+
+demist_status dm_checkpoint_add_late(struct dm_checkpoint *ckpt, const char *name, size_t length,
+                                     struct dm_element element, int rank, const int64_t *shape,
+                                     uint64_t at, struct dm_error *err)
+{
+    assert(ckpt->late);
+    if (!dm_grow(&ckpt->places, ckpt->count, &ckpt->places_capacity, sizeof *ckpt->places))
+        return dm_fail_memory(err, "the list of tensors");
+    ckpt->places[ckpt->count] = at;
+    return add(ckpt, name, length, element, rank, shape, NULL, err);
 }
 
 demist_status dm_checkpoint_add_metadata(struct dm_checkpoint *ckpt, const char *key,

@@ -4,6 +4,7 @@
 #define DM_TENSORBUILD_H
 
 #include <stdbool.h>
+#include <time.h>
 
 #include "memory.h"
 #include "tensorfile.h"
@@ -31,8 +32,13 @@ struct dm_element dm_element_of(demist_dtype dtype);
 
 struct dm_checkpoint {
     const char *format;
+    bool late;              /* tensors may be left in the file: dm_checkpoint_add_late */
+    struct dm_input file;   /* where those are that were left; fd −1: none were */
+    struct timespec change; /* the file's last one when it was opened */
     struct dm_tensor_view *tensors;
     size_t count, capacity;
+    uint64_t *places; /* of tensors left in the file; NULL: none were */
+    size_t places_capacity;
     const struct dm_tensor_view **by_name; /* sorted; made by dm_checkpoint_sort */
     struct dm_metadata *metadata;
     size_t n_metadata, metadata_capacity;
@@ -53,6 +59,12 @@ bool dm_tensor_name_valid(const char *name, size_t length);
 demist_status dm_checkpoint_add(struct dm_checkpoint *ckpt, const char *name, size_t length,
                                 struct dm_element element, int rank, const int64_t *shape,
                                 const void *data, struct dm_error *err);
+
+/* Adds one whose data stay in the file, from byte `at` on; all tensors of a file or none. Only
+ * where ckpt->late. */
+demist_status dm_checkpoint_add_late(struct dm_checkpoint *ckpt, const char *name, size_t length,
+                                     struct dm_element element, int rank, const int64_t *shape,
+                                     uint64_t at, struct dm_error *err);
 
 /* Adds a copy of a pair, under the same rule for the key; a value that is not UTF-8 is FORMAT. */
 demist_status dm_checkpoint_add_metadata(struct dm_checkpoint *ckpt, const char *key,

@@ -36,13 +36,15 @@ static demist_status load(struct dm_checkpoint *ckpt, const struct dm_input *inp
                      : "the file is empty");
 }
 
-static demist_status open_input(const char *name, const struct dm_input *input,
+static demist_status open_input(const char *name, const struct dm_input *input, bool late,
                                 struct dm_checkpoint **out, struct dm_error *err)
 {
     *out = NULL;
     struct dm_checkpoint *ckpt = calloc(1, sizeof *ckpt);
     if (!ckpt)
         return dm_fail_memory(err, "a checkpoint");
+    ckpt->late = late;
+    ckpt->file.fd = -1;
     demist_status status = load(ckpt, input, err);
     if (status == DEMIST_OK)
         status = dm_checkpoint_sort(ckpt, err);
@@ -55,7 +57,8 @@ static demist_status open_input(const char *name, const struct dm_input *input,
     return DEMIST_OK;
 }
 
-demist_status dm_checkpoint_open(const char *path, struct dm_checkpoint **out, struct dm_error *err)
+static demist_status open_path(const char *path, bool late, struct dm_checkpoint **out,
+                               struct dm_error *err)
 {
     *out = NULL;
     /* O_NONBLOCK: a pipe without a writer must not hang the open that finds it is a pipe. */
@@ -70,15 +73,60 @@ demist_status dm_checkpoint_open(const char *path, struct dm_checkpoint **out, s
     else if (!S_ISREG(info.st_mode))
         status = dm_fail(err, DEMIST_IO, "%s: not a regular file", path);
     else
-        status = open_input(path, &(struct dm_input){NULL, fd, (uint64_t)info.st_size}, out, err);
-    close(fd);
+        status =
+            open_input(path, &(struct dm_input){NULL, fd, (uint64_t)info.st_size}, late, out, err);
+    if (status == DEMIST_OK && (*out)->places) {
+        (*out)->file = (struct dm_input){NULL, fd, (uint64_t)info.st_size};
+        (*out)->change = info.st_mtim;
+    } else {
+        close(fd);
+    }
     return status;
+}
+
+demist_status dm_checkpoint_open(const char *path, struct dm_checkpoint **out, struct dm_error *err)
+{
+    return open_path(path, false, out, err);
+}
+
+demist_status dm_checkpoint_open_late(const char *path, struct dm_checkpoint **out,
+                                      struct dm_error *err)
+{
+    return open_path(path, true, out, err);
 }
 
 demist_status dm_checkpoint_open_memory(const char *name, const void *bytes, size_t size,
                                         struct dm_checkpoint **out, struct dm_error *err)
 {
-    return open_input(name, &(struct dm_input){bytes, -1, size}, out, err);
+    return open_input(name, &(struct dm_input){bytes, -1, size}, false, out, err);
+}
+
+/* Asked after reading, so that the bytes are those of the file that was opened. Not the time of
+ * the inode, which renaming changes. */
+static demist_status check_unchanged(const struct dm_checkpoint *ckpt, struct dm_error *err)
+{
+    struct stat info;
+    if (fstat(ckpt->file.fd, &info) != 0)
+        return dm_fail(err, DEMIST_IO, "cannot read: %s", strerror(errno));
+    if ((uint64_t)info.st_size != ckpt->file.size || info.st_mtim.tv_sec != ckpt->change.tv_sec ||
+        info.st_mtim.tv_nsec != ckpt->change.tv_nsec)
+        return dm_fail(err, DEMIST_IO,
+                       "the file was changed after it was opened: start again, and write a new one "
+                       "beside it and rename it");
+    return DEMIST_OK;
+}
+
+demist_status dm_checkpoint_read(const struct dm_checkpoint *ckpt,
+                                 const struct dm_tensor_view *view, void *to, struct dm_error *err)
+{
+    if (view->data) {
+        if (view->bytes)
+            memcpy(to, view->data, view->bytes);
+        return DEMIST_OK;
+    }
+    assert(view >= ckpt->tensors && view < ckpt->tensors + ckpt->count);
+    DM_TRY(dm_input_read(&ckpt->file, ckpt->places[view - ckpt->tensors], to, view->bytes, err));
+    return check_unchanged(ckpt, err);
 }
 
 void dm_checkpoint_close(struct dm_checkpoint *ckpt)
@@ -87,8 +135,11 @@ void dm_checkpoint_close(struct dm_checkpoint *ckpt)
         return;
     for (size_t i = 0; i < ckpt->n_blocks; i++)
         dm_free_aligned(ckpt->blocks[i]);
+    if (ckpt->file.fd >= 0)
+        close(ckpt->file.fd);
     free(ckpt->blocks);
     free(ckpt->tensors);
+    free(ckpt->places);
     free(ckpt->metadata);
     dm_arena_finish(&ckpt->arena);
     free(ckpt);

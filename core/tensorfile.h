@@ -1,8 +1,9 @@
 /* Named tensors from a file, whatever its format: the one view that networks, the sampler's inputs
  * and `inspect` have of safetensors, PyTorch's zip and its older stream, .npy and .npz.
  *
- * A file is read into private memory, not mapped: a file that shrinks, or a disk that fails, while
- * a mapping is in use kills the process with SIGBUS, and here it must be an error with a text.
+ * A file is read into private memory, whole or tensor by tensor, and not mapped: a file that
+ * shrinks, or a disk that fails, while a mapping is in use kills the process with SIGBUS, and here
+ * it must be an error with a text.
  * Nothing in a file is ever executed, and what a file can make the reader allocate is bounded by
  * its own size times a small factor. */
 #ifndef DM_TENSORFILE_H
@@ -26,7 +27,9 @@ struct dm_tensor_view {
     int dtype; /* demist_dtype, or DM_DTYPE_OTHER */
     int rank;  /* 0 for a scalar */
     int64_t shape[DM_MAX_RANK];
-    const void *data; /* aligned to the element; not NULL, also for an empty tensor */
+    /* Aligned to the element; not NULL, also for an empty tensor, but where it was left in the file
+     * (dm_checkpoint_open_late). */
+    const void *data;
     size_t bytes;
     const char *dtype_name; /* "f32"; for DM_DTYPE_OTHER the name that the file uses */
 };
@@ -47,7 +50,20 @@ struct dm_checkpoint;
 demist_status dm_checkpoint_open(const char *path, struct dm_checkpoint **out,
                                  struct dm_error *err);
 
-/* The same from memory, which may be freed after the call. `name` stands for the path in errors. */
+/* The same, but leaves the data in the file, which stays open, where the format allows it: for
+ * tensors of safetensors `data` is NULL, and dm_checkpoint_read has them. What the header says is
+ * checked as ever. A file that is replaced by renaming goes on being read as it was; one that is
+ * written to is an error when it is read. */
+demist_status dm_checkpoint_open_late(const char *path, struct dm_checkpoint **out,
+                                      struct dm_error *err);
+
+/* Copies the bytes of a view, which is the checkpoint's own, to `to`, from its data or from the
+ * file. IO, without the path, when the file cannot be read, became shorter or was changed. */
+demist_status dm_checkpoint_read(const struct dm_checkpoint *ckpt,
+                                 const struct dm_tensor_view *view, void *to, struct dm_error *err);
+
+/* The same as dm_checkpoint_open from memory, which may be freed after the call. `name` stands for
+ * the path in errors. */
 demist_status dm_checkpoint_open_memory(const char *name, const void *bytes, size_t size,
                                         struct dm_checkpoint **out, struct dm_error *err);
 

@@ -261,6 +261,53 @@ static void test_parameters_are_folded_only_when_frozen(void **state)
     }
 }
 
+/* Whether the data are in memory or were left in the checkpoint. */
+static void test_a_reshaped_parameter_is_read_like_the_parameter(void **state)
+{
+    const char *path = test_data("straight-path/checkpoint.safetensors");
+    for (int late = 0; late < 2; late++) {
+        struct dm_sources *sources;
+        struct dm_graph *graph;
+        struct dm_error err = DM_ERROR_INIT;
+        int32_t source, rank;
+        int64_t shape[DEMIST_MAX_RANK];
+        float whole[1024], read[1024], halved[1024];
+        dm_sources_create(&sources, NULL);
+        if (late)
+            dm_sources_read_late(sources);
+        assert_int_equal(dm_sources_open(sources, path, "", &source, &err), DEMIST_OK);
+        const char *key = "";
+        for (int64_t i = 0; strstr(key, "bias") == NULL; i++)
+            key = dm_sources_key(sources, source, i);
+        assert_true(dm_sources_find(sources, source, key, &rank, shape));
+        const int64_t n = shape[0], flat[] = {1, n, 1};
+        assert_true(rank == 1 && n > 0 && n <= 1024);
+        dm_graph_create("denoise", sources, &graph, NULL);
+        demist_builder *b = dm_graph_builder(graph);
+        const demist_node *w = b->param(b, source, key, 1, shape);
+        const demist_node *r = b->name(b, demist_reshape(b, w, 3, flat), "r");
+        const demist_node *x = f32_input(b, "x", SHAPE(N, n, 1));
+        const demist_node *half = unary(b, DEMIST_OP_SIGMOID, w, "half");
+        b->output(b, "out", binary(b, DEMIST_OP_MUL, x, r, "y"));
+        b->output(b, "half", half);
+        struct dm_lowered l = lower(graph, &(struct dm_lower_options){.frozen = true});
+        const demist_node *param = dm_graph_find(l.graph, "r");
+        assert_int_equal(param->op, DEMIST_OP_PARAM);
+        assert_int_equal(dm_graph_view(l.graph)->n_params, 1);
+        assert_int_equal(param->rank, 3);
+        assert_ptr_equal(param->data, w->data);
+        assert_true(late == !w->data);
+        assert_int_equal(dm_sources_read(sources, source, key, whole, &err), DEMIST_OK);
+        assert_int_equal(dm_graph_read_param(graph, param, read, &err), DEMIST_OK);
+        assert_memory_equal(read, whole, (size_t)n * sizeof *read);
+        memcpy(halved, folded(&l, "half"), (size_t)n * sizeof *halved);
+        for (int64_t i = 0; i < n; i++)
+            assert_float_equal(halved[i], 1 / (1 + exp(-whole[i])), 1e-6);
+        destroy(graph, &l);
+        dm_sources_destroy(sources);
+    }
+}
+
 static void test_refuses_a_parameter_without_data(void **state)
 {
     struct dm_graph *graph = new_graph();
@@ -606,6 +653,7 @@ int main(void)
         cmocka_unit_test(test_casts_round_half_to_even_and_saturate),
         cmocka_unit_test(test_an_expansion_too_large_to_store_is_not_folded),
         cmocka_unit_test(test_parameters_are_folded_only_when_frozen),
+        cmocka_unit_test(test_a_reshaped_parameter_is_read_like_the_parameter),
         cmocka_unit_test(test_refuses_a_parameter_without_data),
         cmocka_unit_test(test_reshapes_merge),
         cmocka_unit_test(test_an_output_that_is_a_view_keeps_its_name),

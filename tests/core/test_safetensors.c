@@ -3,6 +3,7 @@
 #include "safetensors.h"
 
 #include <math.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* A file of that header and `size` bytes of data 0, 1, 2, … */
@@ -220,6 +221,70 @@ static void test_a_file_that_shrinks_is_an_error(void **state)
     dm_text_finish(&file);
 }
 
+/* A file of that content, under a name of its own. */
+static int new_file(char *path, const struct dm_text *content)
+{
+    int fd = mkstemp(path);
+    assert_int_equal(write(fd, content->data, content->size), (ssize_t)content->size);
+    return fd;
+}
+
+static void test_data_left_in_the_file_are_read_when_asked_for(void **state)
+{
+    struct dm_error err = DM_ERROR_INIT;
+    const char *path = source_data("checkpoints/kinds.safetensors");
+    struct dm_checkpoint *whole = open_file(path), *late = NULL;
+    assert_int_equal(dm_checkpoint_open_late(path, &late, &err), DEMIST_OK);
+    assert_int_equal(dm_checkpoint_count(late), dm_checkpoint_count(whole));
+    for (size_t i = 0; i < dm_checkpoint_count(whole); i++) {
+        const struct dm_tensor_view *a = dm_checkpoint_at(whole, i), *b = dm_checkpoint_at(late, i);
+        uint8_t *bytes[2] = {calloc(1, a->bytes + 1), calloc(1, a->bytes + 1)};
+        assert_string_equal(a->name, b->name);
+        assert_int_equal(a->bytes, b->bytes);
+        assert_null(b->data);
+        assert_int_equal(dm_checkpoint_read(whole, a, bytes[0], &err), DEMIST_OK);
+        assert_int_equal(dm_checkpoint_read(late, b, bytes[1], &err), DEMIST_OK);
+        assert_memory_equal(bytes[0], a->data, a->bytes);
+        assert_memory_equal(bytes[1], a->data, a->bytes);
+        free(bytes[0]);
+        free(bytes[1]);
+    }
+    dm_checkpoint_close(whole);
+    dm_checkpoint_close(late);
+}
+
+static void test_a_file_that_changes_before_it_is_read_is_an_error(void **state)
+{
+    static const struct timespec then[2] = {{1000000000, 0}, {1000000000, 0}};
+    struct dm_error err = DM_ERROR_INIT;
+    struct dm_text file = make(ONE("[1024]", "[0,4096]"), 4096);
+    struct dm_checkpoint *ckpt;
+    char byte[4096];
+    for (int way = 0; way < 4; way++) {
+        char path[] = "/tmp/demist-change-XXXXXX", renamed[64];
+        int fd = new_file(path, &file);
+        snprintf(renamed, sizeof renamed, "%s-old", path);
+        assert_int_equal(dm_checkpoint_open_late(path, &ckpt, &err), DEMIST_OK);
+        if (way == 0)
+            assert_int_equal(ftruncate(fd, (off_t)file.size - 1), 0);
+        else if (way == 1)
+            assert_int_equal(ftruncate(fd, (off_t)file.size + 1), 0);
+        else if (way == 2)
+            assert_int_equal(futimens(fd, then), 0); /* as after writing in place */
+        else
+            assert_int_equal(rename(path, renamed), 0); /* as when a new one takes its name */
+        demist_status status = dm_checkpoint_read(ckpt, tensor(ckpt, "t"), byte, &err);
+        assert_int_equal(status, way < 3 ? DEMIST_IO : DEMIST_OK);
+        if (way < 3)
+            assert_contains(err.text, way == 0 ? "shorter" : "was changed");
+        dm_error_clear(&err);
+        dm_checkpoint_close(ckpt);
+        close(fd);
+        unlink(way < 3 ? path : renamed);
+    }
+    dm_text_finish(&file);
+}
+
 static void test_writes_the_same_bytes_in_any_order(void **state)
 {
     static const double wide[] = {0.5, -2};
@@ -315,6 +380,8 @@ int main(void)
         cmocka_unit_test(test_bounds_the_cost_of_a_header),
         cmocka_unit_test(test_refuses_every_truncation),
         cmocka_unit_test(test_a_file_that_shrinks_is_an_error),
+        cmocka_unit_test(test_data_left_in_the_file_are_read_when_asked_for),
+        cmocka_unit_test(test_a_file_that_changes_before_it_is_read_is_an_error),
         cmocka_unit_test(test_writes_the_same_bytes_in_any_order),
         cmocka_unit_test(test_writer_refuses_what_no_reader_takes),
         cmocka_unit_test(test_a_written_checkpoint_reads_back),

@@ -264,6 +264,49 @@ static void test_the_same_file_and_prefix_are_one_source(void **state)
     dm_sources_destroy(sources);
 }
 
+static void test_data_may_stay_in_the_file_until_they_are_read(void **state)
+{
+    static const int64_t shape[] = {128, 3}, wrong[] = {3, 128};
+    const char *path = test_data("straight-path/checkpoint.safetensors");
+    struct dm_error err = DM_ERROR_INIT;
+    struct dm_sources *at_once, *late;
+    const float *data, *none;
+    float *read = malloc(128 * 3 * sizeof *read);
+    int32_t source;
+    assert_int_equal(dm_sources_create(&at_once, NULL), DEMIST_OK);
+    assert_int_equal(dm_sources_create(&late, NULL), DEMIST_OK);
+    dm_sources_read_late(late);
+    assert_int_equal(dm_sources_open(at_once, path, "", &source, NULL), DEMIST_OK);
+    assert_int_equal(dm_sources_open(late, path, "", &source, NULL), DEMIST_OK);
+    const char *key = NULL;
+    for (int64_t i = 0; !key && dm_sources_key(late, 0, i); i++) { /* the first layer's weights */
+        int32_t rank = 0;
+        int64_t found[8];
+        if (dm_sources_find(late, 0, dm_sources_key(late, 0, i), &rank, found) && rank == 2 &&
+            found[0] == shape[0] && found[1] == shape[1])
+            key = dm_sources_key(late, 0, i);
+    }
+    assert_non_null(key);
+    assert_false(dm_sources_has(late, 0, key));
+    assert_int_equal(dm_sources_param(at_once, 0, key, 2, shape, &data, &err), DEMIST_OK);
+    assert_int_equal(dm_sources_param(late, 0, key, 2, shape, &none, &err), DEMIST_OK);
+    assert_non_null(data);
+    assert_null(none);
+    assert_true(dm_sources_has(late, 0, key) && dm_sources_has(at_once, 0, key));
+    assert_int_equal(dm_sources_read(late, 0, key, read, &err), DEMIST_OK);
+    assert_memory_equal(read, data, 128 * 3 * sizeof *read);
+    assert_int_equal(dm_sources_read(at_once, 0, key, read, &err), DEMIST_OK);
+    assert_memory_equal(read, data, 128 * 3 * sizeof *read);
+    assert_int_equal(dm_sources_param(late, 0, key, 2, wrong, &none, &err), DEMIST_OK);
+    assert_false(dm_sources_has(late, 0, key));
+    assert_int_equal(dm_sources_check(late, &err), DEMIST_INCOMPATIBLE);
+    assert_contains(err.text, "of another shape");
+    dm_error_clear(&err);
+    free(read);
+    dm_sources_destroy(at_once);
+    dm_sources_destroy(late);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +322,7 @@ int main(void)
         cmocka_unit_test(test_a_blank_source_makes_up_zeros),
         cmocka_unit_test(test_a_file_that_is_absent_is_named),
         cmocka_unit_test(test_the_same_file_and_prefix_are_one_source),
+        cmocka_unit_test(test_data_may_stay_in_the_file_until_they_are_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
