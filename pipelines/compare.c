@@ -174,7 +174,7 @@ static demist_status compare_sampler(const struct dm_environment *env, const str
     if (status == DEMIST_OK && o->steps)
         status = override(own, "--steps", "sample.steps", o->steps, err);
     if (status == DEMIST_OK)
-        status = dm_setup_open(&s.setup, env, own, DM_NEED_SAMPLER, err);
+        status = dm_setup_open(&s.setup, env, own, DM_NEED_SAMPLER | DM_NEED_DATA, err);
     if (status == DEMIST_OK) {
         status = compare_run(&s, o, c, run, err);
         close_sides(&s);

@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 const char *const dm_precision_names[] = {"f32", "strict", "tf32", "bf16", "f16", NULL};
 
@@ -84,6 +85,90 @@ static bool supports(void *user, const demist_node *node, const char **why)
     return d->vtable->supports(d->device, node, why);
 }
 
+/* What a reader's internal member points to. */
+struct reading {
+    struct dm_device *device;
+    const struct dm_graph *graph; /* as the network built it */
+};
+
+static demist_status read_param(const demist_param_reader *reader, const demist_node *param,
+                                float *to)
+{
+    const struct reading *r = reader->internal;
+    const demist_host *host = &r->device->instance.host->table;
+    struct dm_error err = DM_ERROR_INIT;
+    demist_status status = dm_graph_read_param(r->graph, param, to, &err);
+    if (status != DEMIST_OK)
+        host->fail(host, status, "%s", err.text ? err.text : "");
+    dm_error_clear(&err);
+    return status;
+}
+
+/* Parameters that are left in files, read for a backend that takes them from their nodes only. */
+struct loan {
+    void **data; /* [n_params], NULL: the node has its own */
+    const demist_graph *graph;
+};
+
+/* The nodes of a lowered graph belong to it, and so to its owner. */
+static void set_data(const demist_node *node, const void *data)
+{
+    ((demist_node *)(uintptr_t)node)->data = data;
+}
+
+static void end_loan(struct loan *loan)
+{
+    for (int32_t i = 0; loan->data && i < loan->graph->n_params; i++)
+        if (loan->data[i]) {
+            set_data(loan->graph->params[i], NULL);
+            dm_free_aligned(loan->data[i]);
+        }
+    free(loan->data);
+}
+
+static demist_status lend(struct loan *loan, const struct dm_graph *graph,
+                          const struct dm_graph *lowered, struct dm_error *err)
+{
+    *loan = (struct loan){.graph = dm_graph_view(lowered)};
+    loan->data = calloc((size_t)loan->graph->n_params + 1, sizeof *loan->data);
+    if (!loan->data)
+        return dm_fail_memory(err, "parameters");
+    for (int32_t i = 0; i < loan->graph->n_params; i++) {
+        const demist_node *param = loan->graph->params[i];
+        if (param->data)
+            continue;
+        loan->data[i] = dm_alloc_aligned((size_t)demist_elements(param) * sizeof(float), 0);
+        if (!loan->data[i])
+            return dm_fail_memory(err, "parameters");
+        DM_TRY(dm_graph_read_param(graph, param, loan->data[i], err));
+        set_data(param, loan->data[i]);
+    }
+    return DEMIST_OK;
+}
+
+static demist_status compile(struct dm_device *d, const struct dm_graph *graph,
+                             const struct dm_graph *lowered, const demist_compile_info *info,
+                             demist_program **program, struct dm_error *err)
+{
+    const demist_graph *view = dm_graph_view(lowered);
+    if (DEMIST_HAS(d->vtable, compile_reading)) {
+        struct reading reading = {d, graph};
+        demist_param_reader reader = DEMIST_INIT(demist_param_reader);
+        reader.internal = &reading;
+        reader.read = read_param;
+        return dm_device_check(d, "compile_reading",
+                               d->vtable->compile_reading(d->device, view, info, &reader, program),
+                               err);
+    }
+    struct loan loan;
+    demist_status status = lend(&loan, graph, lowered, err);
+    if (status == DEMIST_OK)
+        status =
+            dm_device_check(d, "compile", d->vtable->compile(d->device, view, info, program), err);
+    end_loan(&loan);
+    return status;
+}
+
 demist_status dm_device_compile(struct dm_device *d, const struct dm_graph *graph,
                                 int64_t max_batch, uint32_t flags, demist_program **program,
                                 struct dm_lowered *lowered, struct dm_error *err)
@@ -97,9 +182,7 @@ demist_status dm_device_compile(struct dm_device *d, const struct dm_graph *grap
         info.max_batch = max_batch;
         info.precision = d->precision;
         info.flags = (flags & ~DM_COMPILE_UNFUSED) | DEMIST_COMPILE_FROZEN;
-        status = dm_device_check(
-            d, "compile", d->vtable->compile(d->device, dm_graph_view(low.graph), &info, program),
-            err);
+        status = compile(d, graph, low.graph, &info, program, err);
     }
     if (status != DEMIST_OK)
         dm_fail_where(err, "graph %s on backend %s", dm_graph_view(graph)->name,

@@ -91,11 +91,14 @@ static demist_status build(struct dm_network *network, struct dm_error *err)
 }
 
 demist_status dm_network_open(struct dm_network *network, struct dm_instance *instance,
-                              const char *checkpoint, const char *prefix, struct dm_error *err)
+                              const char *checkpoint, const char *prefix, bool late,
+                              struct dm_error *err)
 {
     *network = (struct dm_network){.instance = *instance};
     *instance = (struct dm_instance){0};
     demist_status status = dm_sources_create(&network->sources, err);
+    if (status == DEMIST_OK && late)
+        dm_sources_read_late(network->sources);
     if (status == DEMIST_OK && checkpoint && checkpoint[0])
         status = dm_sources_open(network->sources, checkpoint, prefix, &(int32_t){0}, err);
     if (status == DEMIST_OK) {

@@ -16,9 +16,11 @@ struct dm_network {
     int64_t n_elements; /* of one datum */
 };
 
-/* Takes the instance over, also when it fails. checkpoint: NULL for networks without one. */
+/* Takes the instance over, also when it fails. checkpoint: NULL for networks without one. late:
+ * data may stay in the file, for each compilation to read (dm_sources_read_late). */
 demist_status dm_network_open(struct dm_network *network, struct dm_instance *instance,
-                              const char *checkpoint, const char *prefix, struct dm_error *err);
+                              const char *checkpoint, const char *prefix, bool late,
+                              struct dm_error *err);
 void dm_network_close(struct dm_network *network); /* a zeroed one is legal */
 
 /* The input of that role of the graph `denoise`, NULL when it has none. */

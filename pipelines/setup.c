@@ -69,14 +69,14 @@ static demist_status open_schedule(struct dm_setup *s, struct dm_error *err)
     return dm_process_create(&s->schedule, c->schedule.steps, &spacing, &s->process, err);
 }
 
-static demist_status open_network(struct dm_setup *s, struct dm_error *err)
+static demist_status open_network(struct dm_setup *s, bool late, struct dm_error *err)
 {
     const struct dm_run_config *c = &s->config;
     struct dm_instance instance;
     DM_TRY(need_name(s, DEMIST_NETWORK, c->network.use, "context-unet", err));
     DM_TRY(dm_setup_instance(s, DEMIST_NETWORK, c->network.use, &instance, err));
-    demist_status status =
-        dm_network_open(&s->network, &instance, c->network.checkpoint, c->network.prefix, err);
+    demist_status status = dm_network_open(&s->network, &instance, c->network.checkpoint,
+                                           c->network.prefix, late, err);
     DM_TRY(where_configured(s, DEMIST_NETWORK, status, err));
     const demist_network_info *info = &s->network.info;
     s->threshold = c->sample.dynamic_threshold;
@@ -196,7 +196,7 @@ static demist_status open_parts(struct dm_setup *s, unsigned needs, struct dm_er
     if (needs & DM_NEED_BACKEND)
         DM_TRY(open_backend(s, err));
     if (needs & (DM_NEED_NETWORK | DM_NEED_SAMPLER))
-        DM_TRY(open_network(s, err));
+        DM_TRY(open_network(s, !(needs & DM_NEED_DATA), err));
     if (needs & DM_NEED_SAMPLER)
         return where_used(s, DEMIST_SAMPLER, dm_setup_check(s, err), err);
     return DEMIST_OK;

@@ -23,6 +23,7 @@ enum {
     DM_NEED_NETWORK = 1 << 1,
     DM_NEED_SAMPLER = 1 << 2, /* with a schedule and a network */
     DM_NEED_BACKEND = 1 << 3,
+    DM_NEED_DATA = 1 << 4, /* the parameters' in memory, not only when something is compiled */
 };
 
 /* Parts that were not asked for are zero. */

@@ -299,6 +299,7 @@ static const demist_backend_vtable vtable = {
     .observe = cpu_observe,
     .profile = cpu_profile,
     .device_info = device_info,
+    .compile_reading = cpu_compile_reading,
 };
 
 static const demist_class cpu = {

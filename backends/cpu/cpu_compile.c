@@ -22,8 +22,17 @@ struct placement {
     int64_t offset;
 };
 
+/* Memory for parameters while a step is made of them, used again for the next step. */
+struct room {
+    float *data;
+    int64_t n;
+};
+
 struct cpu_building {
     const demist_graph *graph;
+    const demist_param_reader *reader; /* NULL: nodes have their data */
+    struct room rooms[CPU_MAX_SOURCES];
+    int32_t rooms_taken;
     struct placement *placements; /* by node id */
     float *floats;                /* what is left of a block for parameters */
     int64_t floats_left;
@@ -160,6 +169,21 @@ static demist_status missing_data(const demist_program *p, const demist_node *no
                             demist_op_name(node->op));
 }
 
+/* Whether there are data at compile time: in the node or to be read. */
+static bool has_data(const demist_program *p, const demist_node *node)
+{
+    return node->data || (node->op == DEMIST_OP_PARAM && p->building->reader);
+}
+
+static demist_status read_data(const demist_program *p, const demist_node *node, float *to)
+{
+    const demist_param_reader *reader = p->building->reader;
+    if (!node->data)
+        return reader->read(reader, node, to);
+    memcpy(to, node->data, (size_t)demist_elements(node) * sizeof *to);
+    return DEMIST_OK;
+}
+
 /* A parameter or constant as a tensor of the program's own. */
 static demist_status define_fixed(demist_program *p, const demist_node *node)
 {
@@ -168,8 +192,8 @@ static demist_status define_fixed(demist_program *p, const demist_node *node)
     float *data = cpu_new_floats(p, n);
     if (!data)
         return DEMIST_NO_MEMORY;
-    if (node->data)
-        memcpy(data, node->data, (size_t)n * 4);
+    if (has_data(p, node))
+        CPU_TRY(read_data(p, node, data));
     else if (node->op == DEMIST_OP_CONSTANT || p->flags & DEMIST_COMPILE_FROZEN)
         return missing_data(p, node);
     const int32_t storage =
@@ -212,14 +236,46 @@ demist_status cpu_value_as_stored(demist_program *p, const demist_node *node, de
     return DEMIST_OK;
 }
 
+/* Reads the parameter into memory that lasts until cpu_end_data. */
+static demist_status stage(demist_program *p, const demist_node *node, const float **data)
+{
+    const demist_host *host = host_of(p);
+    struct room *room = &p->building->rooms[p->building->rooms_taken];
+    const int64_t n = demist_elements(node);
+    if (room->n < n) {
+        host->free(host, room->data);
+        *room = (struct room){host->alloc(host, (size_t)n * sizeof *room->data, 0), n};
+        if (!room->data) {
+            room->n = 0;
+            return DEMIST_NO_MEMORY;
+        }
+    }
+    p->building->rooms_taken++;
+    *data = room->data;
+    return read_data(p, node, room->data);
+}
+
+void cpu_end_data(demist_program *p)
+{
+    p->building->rooms_taken = 0;
+}
+
+static void free_rooms(demist_program *p)
+{
+    for (int32_t i = 0; i < CPU_MAX_SOURCES; i++)
+        host_of(p)->free(host_of(p), p->building->rooms[i].data);
+}
+
 demist_status cpu_data_of(demist_program *p, const demist_node *node, const float **data,
                           bool *pending)
 {
     demist_view view = {.rank = 0};
     *data = node->data;
     if (p->flags & DEMIST_COMPILE_FROZEN)
-        return node->data ? DEMIST_OK : missing_data(p, node);
-    *pending = *pending || !node->data;
+        return node->data          ? DEMIST_OK
+               : has_data(p, node) ? stage(p, node, data)
+                                   : missing_data(p, node);
+    *pending = *pending || !has_data(p, node);
     CPU_TRY(cpu_value_of(p, node, &view));
     *data = p->storages[view.storage].data;
     return DEMIST_OK;
@@ -583,10 +639,10 @@ static demist_status define_leaves(demist_program *p, const demist_graph *graph)
         const demist_node *node = graph->params[i];
         p->values[node->id].param = i;
         p->param_nodes[i] = node->id;
-        p->param_filled[i] = node->data != NULL;
+        p->param_filled[i] = has_data(p, node);
         if (!(p->flags & DEMIST_COMPILE_FROZEN))
             CPU_TRY(define_fixed(p, node));
-        else if (!node->data)
+        else if (!has_data(p, node))
             return missing_data(p, node);
     }
     return DEMIST_OK;
@@ -756,17 +812,25 @@ static demist_status add_all(demist_program *p, const demist_graph *graph)
 }
 
 static demist_status build(demist_program *p, const demist_graph *graph,
-                           const demist_compile_info *info)
+                           const demist_compile_info *info, const demist_param_reader *reader)
 {
-    struct cpu_building building = {.graph = graph};
+    struct cpu_building building = {.graph = graph, .reader = reader};
     p->building = &building;
     const demist_status status = add_all(p, graph);
+    free_rooms(p);
     p->building = NULL;
     return status == DEMIST_OK ? alloc_working_memory(p, info) : status;
 }
 
 demist_status cpu_compile(demist_device *device, const demist_graph *graph,
                           const demist_compile_info *info, demist_program **program)
+{
+    return cpu_compile_reading(device, graph, info, NULL, program);
+}
+
+demist_status cpu_compile_reading(demist_device *device, const demist_graph *graph,
+                                  const demist_compile_info *info,
+                                  const demist_param_reader *reader, demist_program **program)
 {
     const demist_host *host = device->host;
     CPU_TRY(check_info(device, graph, info));
@@ -778,7 +842,7 @@ demist_status cpu_compile(demist_device *device, const demist_graph *graph,
     p->flags = info->flags;
     p->precision = info->precision;
     p->max_batch = info->max_batch;
-    const demist_status status = build(p, graph, info);
+    const demist_status status = build(p, graph, info, reader);
     if (status != DEMIST_OK) {
         cpu_program_destroy(p);
         return status;

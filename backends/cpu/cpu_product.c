@@ -772,5 +772,6 @@ demist_status cpu_add_product(demist_program *p, const struct cpu_fused *f)
     list_params(f, norm, step);
     if (!pending)
         prepare(k, p->device->host, c);
+    cpu_end_data(p);
     return DEMIST_OK;
 }

@@ -238,10 +238,13 @@ demist_status cpu_value_as_stored(demist_program *p, const demist_node *node, de
 /* Whether the node's result is to be stored as bf16: in that precision, what has pixels or tokens
  * and is no output. */
 bool cpu_keeps_bf16(const demist_program *p, const demist_node *node);
-/* The data of a parameter or constant, valid until compile returns if FROZEN, else as long as the
- * program; *pending becomes true if they come with a later update. */
+/* The data of a parameter or constant, valid until cpu_end_data if FROZEN, else as long as the
+ * program; at most CPU_MAX_SOURCES at a time; *pending becomes true if they come with a later
+ * update. */
 demist_status cpu_data_of(demist_program *p, const demist_node *node, const float **data,
                           bool *pending);
+/* The step is made: their memory may be used again. */
+void cpu_end_data(demist_program *p);
 bool cpu_is_fixed(const demist_node *node);
 /* The node's result: a new storage of bf16 or not, pixel-major (channels innermost, padded) or
  * dense; or a place in the concatenation that it goes to, whose storage decides about bf16. */
@@ -349,6 +352,9 @@ bool cpu_fuses(const demist_node *fused, const char **why);
 bool cpu_has_precision(demist_device *device, demist_precision precision);
 demist_status cpu_compile(demist_device *device, const demist_graph *graph,
                           const demist_compile_info *info, demist_program **program);
+demist_status cpu_compile_reading(demist_device *device, const demist_graph *graph,
+                                  const demist_compile_info *info,
+                                  const demist_param_reader *reader, demist_program **program);
 void cpu_program_destroy(demist_program *program);
 bool cpu_supports(demist_device *device, const demist_node *node, const char **why);
 demist_status cpu_program_info(demist_program *program, demist_program_info *info);

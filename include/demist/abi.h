@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define DEMIST_ABI_EPOCH 1u
-#define DEMIST_ABI_MINOR 0u
+#define DEMIST_ABI_MINOR 1u
 
 #if defined(__GNUC__)
 #define DEMIST_EXPORT __attribute__((visibility("default")))

@@ -97,6 +97,19 @@ typedef union demist_scalar {
     uint64_t u;
 } demist_scalar;
 
+/* Where a compilation gets parameters one by one, so that they need not all be in memory beside
+ * what the backend makes of them.
+ * \since minor 1 */
+typedef struct demist_param_reader demist_param_reader;
+struct demist_param_reader {
+    size_t size;
+    void *internal;
+    /* [the thread of compile_reading, until that returns] The data of a PARAM node of the graph,
+     * row-major f32, into `to`; from a file as a rule, so read each once. A failure has its text:
+     * return the status. */
+    demist_status (*read)(const demist_param_reader *reader, const demist_node *param, float *to);
+};
+
 typedef struct demist_backend_vtable {
     size_t size;
 
@@ -175,6 +188,14 @@ typedef struct demist_backend_vtable {
 
     /* What was opened; the struct lives as long as the device. */
     const demist_device_info *(*device_info)(demist_device *device);
+
+    /* Optional. What compile does, for a graph whose parameters may have no data: where a PARAM
+     * node's data is NULL, `reader` has them. Without this member they are all read before compile
+     * is called, and freed when it has returned.
+     * \since minor 1 */
+    demist_status (*compile_reading)(demist_device *device, const demist_graph *graph,
+                                     const demist_compile_info *info,
+                                     const demist_param_reader *reader, demist_program **program);
 } demist_backend_vtable;
 
 #ifdef __cplusplus

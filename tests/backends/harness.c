@@ -109,21 +109,46 @@ static const demist_node *edge_node(const struct harness_program *p, int32_t i)
     return i < g->n_inputs ? g->inputs[i] : g->outputs[i - g->n_inputs];
 }
 
-void harness_compile(struct harness *h, const demist_graph *graph, int64_t max_batch,
-                     demist_precision precision, uint32_t flags, struct harness_program *p)
+static demist_compile_info compile_info(int64_t max_batch, demist_precision precision,
+                                        uint32_t flags)
 {
     demist_compile_info info = DEMIST_INIT(demist_compile_info);
     info.max_batch = max_batch;
     info.precision = precision;
     info.flags = flags;
-    *p = (struct harness_program){.h = h, .graph = graph, .max_batch = max_batch};
-    HARNESS_OK(h, compile, (h->device, graph, &info, &p->program));
+    return info;
+}
+
+/* What is behind p->program. */
+static void make_buffers(struct harness_program *p)
+{
+    struct harness *h = p->h;
+    const demist_graph *graph = p->graph;
     p->n_buffers = graph->n_inputs + graph->n_outputs;
     assert_true(p->n_buffers <= HARNESS_BUFFERS);
     for (int32_t i = 0; i < p->n_buffers; i++)
         HARNESS_OK(h, buffer_create,
-                   (h->device, harness_bytes(edge_node(p, i), max_batch), &p->buffers[i]));
+                   (h->device, harness_bytes(edge_node(p, i), p->max_batch), &p->buffers[i]));
     HARNESS_OK(h, bind, (p->program, p->buffers, p->n_buffers, &p->binding));
+}
+
+void harness_compile(struct harness *h, const demist_graph *graph, int64_t max_batch,
+                     demist_precision precision, uint32_t flags, struct harness_program *p)
+{
+    const demist_compile_info info = compile_info(max_batch, precision, flags);
+    *p = (struct harness_program){.h = h, .graph = graph, .max_batch = max_batch};
+    HARNESS_OK(h, compile, (h->device, graph, &info, &p->program));
+    make_buffers(p);
+}
+
+void harness_compile_reading(struct harness *h, const demist_graph *graph, int64_t max_batch,
+                             uint32_t flags, const demist_param_reader *reader,
+                             struct harness_program *p)
+{
+    const demist_compile_info info = compile_info(max_batch, DEMIST_PRECISION_F32, flags);
+    *p = (struct harness_program){.h = h, .graph = graph, .max_batch = max_batch};
+    HARNESS_OK(h, compile_reading, (h->device, graph, &info, reader, &p->program));
+    make_buffers(p);
 }
 
 void harness_program_finish(struct harness_program *p)

@@ -60,6 +60,10 @@ struct harness_program {
 
 void harness_compile(struct harness *h, const demist_graph *graph, int64_t max_batch,
                      demist_precision precision, uint32_t flags, struct harness_program *p);
+/* The same by compile_reading, which the backend must have. */
+void harness_compile_reading(struct harness *h, const demist_graph *graph, int64_t max_batch,
+                             uint32_t flags, const demist_param_reader *reader,
+                             struct harness_program *p);
 void harness_program_finish(struct harness_program *p);
 
 /* Bytes of a node's value for n images. */

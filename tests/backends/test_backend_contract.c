@@ -305,6 +305,105 @@ static void test_refuses_to_execute_without_parameters(void **state)
     harness_close(&h);
 }
 
+/* A reader of an instance's parameters, which a graph that was built like it lacks. */
+struct reading {
+    struct harness *h;
+    const struct instance *from;
+    int left; /* reads before one fails; −1: none does */
+};
+
+static demist_status read_param(const demist_param_reader *reader, const demist_node *param,
+                                float *to)
+{
+    struct reading *r = reader->internal;
+    const demist_node *from = r->from->graph->params[param->param_index];
+    const demist_host *host = &r->h->host.table;
+    if (r->left == 0)
+        return (host->fail)(host, DEMIST_IO, "the disk is gone"); /* not cmocka's macro */
+    r->left--;
+    assert_string_equal(param->name, from->name);
+    memcpy(to, from->data, (size_t)demist_elements(from) * sizeof *to);
+    return DEMIST_OK;
+}
+
+/* The case with parameters that have no data, and a reader of those that `given` has. */
+static void without_data(struct instance *in, const struct instance *given, struct reading *reading,
+                         demist_param_reader *reader)
+{
+    void *none[OP_CASE_OPERANDS] = {NULL};
+    *in = (struct instance){.c = given->c};
+    memcpy(in->inputs, given->inputs, sizeof in->inputs);
+    in->owner = op_case_build(given->c, OP_CASE_PARAMS, none);
+    in->graph = dm_graph_view(in->owner);
+    *reader = DEMIST_INIT(demist_param_reader);
+    reader->internal = reading;
+    reader->read = read_param;
+}
+
+static bool reads(struct harness *h)
+{
+    if (DEMIST_HAS(h->vtable, compile_reading))
+        return true;
+    print_message("skipped: %s has no compile_reading\n", h->backend);
+    return false;
+}
+
+static void test_parameters_may_be_read_one_by_one(void **state)
+{
+    static const uint32_t flags[] = {0, DEMIST_COMPILE_FROZEN, DEMIST_COMPILE_OBSERVE,
+                                     DEMIST_COMPILE_FROZEN | DEMIST_COMPILE_OBSERVE};
+    struct harness h;
+    harness_open(&h, tested, 2, options);
+    for (int i = 0; reads(&h) && i < op_case_count; i++) {
+        struct instance given, in;
+        demist_param_reader reader;
+        instance_init(&given, &op_cases[i], OP_CASE_PARAMS);
+        struct reading reading = {&h, &given, -1};
+        const uint32_t compiled = flags[i % 4];
+        if (given.graph->n_params > 0) {
+            struct harness_program p;
+            void *wanted = harness_run(&h, given.graph, 3, DEMIST_PRECISION_F32, compiled,
+                                       given.inputs, op_case_scalars, 3);
+            without_data(&in, &given, &reading, &reader);
+            harness_compile_reading(&h, in.graph, 3, compiled, &reader, &p);
+            for (int32_t k = 0; k < in.graph->n_inputs; k++)
+                harness_set(&p, k, in.inputs[k], 3);
+            harness_execute(&p, op_case_scalars, 3);
+            void *out = harness_get(&p, 0, 3);
+            if (memcmp(out, wanted, harness_bytes(in.graph->outputs[0], 3)) != 0)
+                fail_msg("%s: parameters that were read make another result", in.c->name);
+            free(out);
+            free(wanted);
+            harness_program_finish(&p);
+            instance_finish(&in);
+        }
+        instance_finish(&given);
+    }
+    harness_close(&h);
+}
+
+static void test_a_parameter_that_cannot_be_read_ends_compiling(void **state)
+{
+    struct harness h;
+    harness_open(&h, tested, 2, options);
+    struct instance given, in;
+    demist_param_reader reader;
+    instance_init(&given, find_case("conv2d"), OP_CASE_PARAMS);
+    for (int left = 0; reads(&h) && left < 4; left++) {
+        struct reading reading = {&h, &given, left % 2};
+        demist_compile_info info = DEMIST_INIT(demist_compile_info);
+        demist_program *program = NULL;
+        info.max_batch = 3;
+        info.flags = left < 2 ? DEMIST_COMPILE_FROZEN : 0;
+        without_data(&in, &given, &reading, &reader);
+        HARNESS_FAILS(&h, compile_reading, (h.device, in.graph, &info, &reader, &program),
+                      DEMIST_IO, "the disk is gone");
+        instance_finish(&in);
+    }
+    instance_finish(&given);
+    harness_close(&h);
+}
+
 /* --- observe, profile --- */
 
 static void test_observing_shows_every_node_and_changes_nothing(void **state)
@@ -786,6 +885,8 @@ int main(void)
         cmocka_unit_test(test_outputs_may_be_inputs_and_repeated),
         cmocka_unit_test(test_updated_parameters_are_used),
         cmocka_unit_test(test_refuses_to_execute_without_parameters),
+        cmocka_unit_test(test_parameters_may_be_read_one_by_one),
+        cmocka_unit_test(test_a_parameter_that_cannot_be_read_ends_compiling),
         cmocka_unit_test(test_observing_shows_every_node_and_changes_nothing),
         cmocka_unit_test(test_profile_counts_calls_of_every_node),
         cmocka_unit_test(test_program_info_tells_work_and_memory),

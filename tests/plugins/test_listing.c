@@ -91,7 +91,7 @@ static void test_json_has_all_metadata(void **state)
                      DEMIST_OK);
     cJSON *root = cJSON_Parse(text.data);
     assert_non_null(root);
-    assert_string_equal(text_member(root, "abi"), "1.0");
+    assert_string_equal(text_member(root, "abi"), "1.1");
     assert_int_equal(cJSON_GetArraySize(member(root, "path")), 3);
     assert_int_equal(cJSON_GetArraySize(member(root, "plugins")), 3);
     assert_int_equal(cJSON_GetArraySize(member(root, "shadowed")), 1);
@@ -105,7 +105,7 @@ static void test_json_has_all_metadata(void **state)
     assert_string_equal(text_member(plugin, "version"), "2.5");
     assert_string_equal(text_member(plugin, "license"), "MIT");
     assert_string_equal(text_member(plugin, "url"), "https://example.org/specimen");
-    assert_string_equal(text_member(plugin, "abi"), "1.0");
+    assert_string_equal(text_member(plugin, "abi"), "1.1");
     assert_string_equal(text_member(plugin, "abi_needed"), "1.0");
     assert_int_equal(cJSON_GetArraySize(member(plugin, "shadows")), 1);
     const cJSON *eta = cJSON_GetArrayItem(member(plugin, "options"), 0);

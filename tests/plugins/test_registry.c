@@ -159,7 +159,7 @@ static void test_refuses_plugin_needing_newer_abi(void **state)
 {
     REFUSED("newer-minor", DEMIST_INCOMPATIBLE,
             "sampler-specimen.so needs plugin ABI 1.7 (it was built against 1.9), and this demist "
-            "has ABI 1.0: install a newer demist");
+            "has ABI 1.1: install a newer demist");
 }
 
 static void test_accepts_plugin_built_against_newer_abi_that_needs_none_of_it(void **state)
@@ -178,10 +178,10 @@ static void test_accepts_plugin_built_against_newer_abi_that_needs_none_of_it(vo
 static void test_refuses_other_epochs(void **state)
 {
     REFUSED("other-epoch", DEMIST_INCOMPATIBLE,
-            "was built against plugin ABI 2.3, and this demist has ABI 1.0",
+            "was built against plugin ABI 2.3, and this demist has ABI 1.1",
             "install the demist that it was made for");
     REFUSED("old-epoch", DEMIST_INCOMPATIBLE,
-            "was built against plugin ABI 0.4, and this demist has ABI 1.0",
+            "was built against plugin ABI 0.4, and this demist has ABI 1.1",
             "rebuild the plugin with this demist's headers");
 }
 

@@ -99,13 +99,14 @@ static const demist_option factor = {.size = sizeof factor,
                                      .max = 10};
 static demist_backend_vtable vtable;
 
-/* The vtable is the base's with two members of our own; filled when the plugin is loaded, before
+/* The vtable is the base's with members of our own; filled when the plugin is loaded, before
  * anybody can read it. */
 __attribute__((constructor)) static void fill(void)
 {
     vtable = *right();
     vtable.create = create;
     vtable.compile = compile;
+    vtable.compile_reading = NULL; /* the weights are looked for in the nodes */
     for (; base()->options && base()->options[n_base_options]; n_base_options++)
         options[n_base_options] = base()->options[n_base_options];
     options[n_base_options] = &node;
