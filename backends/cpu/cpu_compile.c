@@ -74,7 +74,7 @@ void *cpu_new(demist_program *p, size_t bytes)
  * ended, so that streaming through them misses no translation. */
 float *cpu_new_floats(demist_program *p, int64_t n)
 {
-    enum { LEAST = 4096, MOST = 8 << 20 }; /* floats of a block */
+    enum { LEAST = 4096, MOST = 32 << 20 }; /* floats of a block */
     struct cpu_building *b = p->building;
     const int64_t so_far = p->param_bytes / 4;
     p->param_bytes += n * 4;
