@@ -3,7 +3,7 @@
  * docs/cuda.md tells how it works. This file: the devices, their memory, queues, and the vtable.
  * cuda_compile.c turns graphs into kernel launches, cuda_execute.c runs them, the .cu files have
  * the arithmetic. */
-#include "cuda_program.h"
+#include "cuda_library.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -182,6 +182,7 @@ static void close_device(demist_device *device)
 {
     if (!device)
         return;
+    cu_close_libraries(device);
     cu_queue_destroy(device->queue);
     cu_forget_tuned(device);
     device->host->free(device->host, device);
@@ -239,7 +240,31 @@ static void destroy(void *self)
     c->host->free(c->host, c);
 }
 
-enum { OPTION_DEVICE, OPTION_TUNING, OPTION_CACHE, OPTION_GRAPHS };
+enum {
+    OPTION_DEVICE,
+    OPTION_TUNING,
+    OPTION_CACHE,
+    OPTION_GRAPHS,
+    OPTION_LIBRARIES,
+    OPTION_LIBRARY_FOLDER,
+};
+
+static demist_status check_settings(const demist_host *host, struct cu_settings *settings,
+                                    const char *folder)
+{
+    if (settings->libraries == CU_LIBRARIES_PREFER && !settings->tuning)
+        return host->fail(host, DEMIST_CONFIG,
+                          "libraries = prefer with tuning = off: without tuning own kernels "
+                          "compute everything; say tuning = cached or libraries = auto");
+    if (strcmp(folder, "auto") == 0)
+        return DEMIST_OK;
+    settings->library_folder = folder;
+    if (folder[0] == '/')
+        return DEMIST_OK;
+    return host->fail(host, DEMIST_CONFIG,
+                      "library_folder = %s: give auto, or a folder whose path starts with /",
+                      folder);
+}
 
 static demist_status create(const demist_host *host, const demist_value *const *values, void **self)
 {
@@ -248,11 +273,15 @@ static demist_status create(const demist_host *host, const demist_value *const *
         return DEMIST_NO_MEMORY;
     memset(c, 0, sizeof *c);
     c->host = host;
-    c->settings = (struct cu_settings){.device = values[OPTION_DEVICE]->text,
-                                       .tuning = values[OPTION_TUNING]->integer == 0,
-                                       .graphs = values[OPTION_GRAPHS]->integer == 0};
+    c->settings =
+        (struct cu_settings){.device = values[OPTION_DEVICE]->text,
+                             .tuning = values[OPTION_TUNING]->integer == 0,
+                             .graphs = values[OPTION_GRAPHS]->integer == 0,
+                             .libraries = (enum cu_libraries)values[OPTION_LIBRARIES]->integer};
     c->found = host->alloc(host, sizeof *c->found * MAX_DEVICES, 0);
     demist_status status = c->found ? DEMIST_OK : DEMIST_NO_MEMORY;
+    if (status == DEMIST_OK)
+        status = check_settings(host, &c->settings, values[OPTION_LIBRARY_FOLDER]->text);
     if (status == DEMIST_OK)
         status = demist_cache_open(host, values[OPTION_CACHE]->text, "cuda", &c->cache);
     if (status != DEMIST_OK) {
@@ -502,6 +531,7 @@ static void event_destroy(demist_event *event)
 /* --- the plugin --- */
 
 static const char *const tuning_choices[] = {"cached", "off", NULL};
+static const char *const library_choices[] = {"auto", "off", "prefer", NULL};
 static const char *const graph_choices[] = {"auto", "off", NULL};
 
 static const demist_option option_device = {
@@ -538,10 +568,30 @@ static const demist_option option_graphs = {
     .choices = graph_choices,
 };
 
+static const demist_option option_libraries = {
+    .size = sizeof option_libraries,
+    .key = "libraries",
+    .doc = "cuBLASLt and cuDNN: auto (where tuning measures them to be faster than own kernels), "
+           "off, or prefer (wherever they can)",
+    .type = DEMIST_OPTION_ENUM,
+    .default_value = "auto",
+    .choices = library_choices,
+};
+
+static const demist_option option_library_folder = {
+    .size = sizeof option_library_folder,
+    .key = "library_folder",
+    .doc = "where they are: auto (the loader's folders, a CUDA toolkit's), or an absolute path",
+    .type = DEMIST_OPTION_STRING,
+    .default_value = "auto",
+};
+
 static const demist_option *const options[] = {[OPTION_DEVICE] = &option_device,
                                                [OPTION_TUNING] = &option_tuning,
                                                [OPTION_CACHE] = &option_cache,
                                                [OPTION_GRAPHS] = &option_graphs,
+                                               [OPTION_LIBRARIES] = &option_libraries,
+                                               [OPTION_LIBRARY_FOLDER] = &option_library_folder,
                                                NULL};
 
 static const demist_backend_vtable vtable = {

@@ -11,6 +11,8 @@
 
 #include <stdio.h>
 
+enum { CU_N_LIBRARIES = 2 }; /* cuBLASLt, cuDNN */
+
 enum {
     CU_ALIGN = 256,      /* of storages in memory, bytes */
     CU_STAGES = 2,       /* pinned pieces that a queue fills in turns */
@@ -20,7 +22,9 @@ enum {
 
 struct cu_settings { /* the options */
     const char *device;
-    bool tuning, graphs, libraries;
+    bool tuning, graphs;
+    enum cu_libraries { CU_LIBRARIES_AUTO, CU_LIBRARIES_OFF, CU_LIBRARIES_PREFER } libraries;
+    const char *library_folder; /* NULL: the usual places */
 };
 
 struct demist_device {
@@ -32,8 +36,9 @@ struct demist_device {
     int64_t max_shared;      /* bytes a block may have */
     demist_queue *queue;     /* for what compile does */
     char key[512]; /* what measured choices are good for: device, driver, library versions */
-    struct cu_tuned *tuned; /* choices in memory */
-    struct cu_lt *lt;       /* cuBLASLt; NULL: not there */
+    struct cu_tuned *tuned;          /* choices in memory */
+    bool libraries_opened;           /* or tried to */
+    void *libraries[CU_N_LIBRARIES]; /* NULL: not there */
 };
 
 struct demist_buffer {

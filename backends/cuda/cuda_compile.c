@@ -1,6 +1,6 @@
 /* From a graph to kernel launches: walks the nodes once, gives every value a place, and lets each
  * op add its steps. Device memory is taken here and at bind; execute takes none. */
-#include "cuda_program.h"
+#include "cuda_library.h"
 
 #include <demist/checks.h>
 
@@ -573,8 +573,10 @@ static demist_status place_storages(demist_program *p)
         CU_TRY(storage_bytes(p, s, &bytes));
         blocks[i] = (demist_block){
             .bytes = s->place == CU_ARENA ? bytes : 0, .first = s->first, .last = s->last};
-        int64_t *end = s->place == CU_FIXED ? &p->fixed_bytes : &p->raw_bytes;
-        if (s->place == CU_FIXED || s->place == CU_RAW) {
+        int64_t *end = s->place == CU_FIXED  ? &p->fixed_bytes
+                       : s->place == CU_COPY ? &p->copy_bytes
+                                             : &p->raw_bytes;
+        if (s->place == CU_FIXED || s->place == CU_RAW || s->place == CU_COPY) {
             s->where = *end;
             *end += bytes;
         }
@@ -595,16 +597,18 @@ static int64_t arena_per_image(const demist_program *p)
 static demist_status alloc_device_memory(demist_program *p, const demist_compile_info *info)
 {
     const demist_host *host = host_of(p);
-    const double fixed = (double)p->fixed_bytes + (double)p->raw_bytes;
+    const int64_t fixed_bytes = p->fixed_bytes + p->raw_bytes + p->copy_bytes;
     const int64_t per_image = arena_per_image(p);
-    if (info->memory_limit > 0 && fixed + (double)p->arena_bytes > (double)info->memory_limit)
+    if (info->memory_limit > 0 &&
+        (double)fixed_bytes + (double)p->arena_bytes > (double)info->memory_limit)
         return host->fail(
             host, DEMIST_NO_MEMORY,
             "a batch of %" PRId64 " needs %" PRId64 " bytes for parameters and %" PRId64
             " of working memory; the limit is %" PRId64 ": lower the batch or raise the limit",
-            p->max_batch, p->fixed_bytes + p->raw_bytes, p->arena_bytes, info->memory_limit);
+            p->max_batch, fixed_bytes, p->arena_bytes, info->memory_limit);
     CU_TRY(cu_new_memory(p->device, p->fixed_bytes, "parameters", 0, 0, &p->fixed));
     CU_TRY(cu_new_memory(p->device, p->raw_bytes, "parameters to be packed", 0, 0, &p->raw));
+    CU_TRY(cu_new_memory(p->device, p->copy_bytes, "parameters for libraries", 0, 0, &p->copies));
     CU_TRY(cu_new_memory(p->device, (int64_t)sizeof(demist_scalar) * (p->n_scalars + 1),
                          "scalar slots", 0, 0, &p->slots));
     return cu_new_memory(p->device, p->arena_bytes, "working memory", per_image, p->max_batch,
@@ -637,10 +641,58 @@ static bool all_filled(const demist_program *p)
     return true;
 }
 
+static bool is_used(const demist_program *p, int32_t copy)
+{
+    for (int32_t i = 0; i < p->steps.n; i++) {
+        const struct cu_library_product *l = p->steps.list[i].library;
+        if (l && l->call &&
+            ((l->call->uses_weights && l->weights == copy) ||
+             (l->call->uses_bias && l->bias == copy)))
+            return true;
+    }
+    return false;
+}
+
+/* Whether the launch makes a copy for a call that was not chosen. */
+static bool is_idle(const demist_program *p, const struct cu_launch *l)
+{
+    for (int32_t i = 0; i < l->n_fixes; i++)
+        if (l->fixes[i].kind == CU_FIX_OUT && p->storages[l->fixes[i].storage].place == CU_COPY)
+            return !is_used(p, l->fixes[i].storage);
+    return false;
+}
+
+/* Copies for libraries' calls that were measured and not chosen go. */
+static demist_status drop_copies(demist_program *p)
+{
+    int32_t n = 0;
+    int64_t bytes = 0;
+    for (int32_t i = 0; i < p->once.n; i++)
+        if (!is_idle(p, &p->once.list[i]))
+            p->once.list[n++] = p->once.list[i];
+    p->once.n = n;
+    for (int32_t i = 0; i < p->n_storages; i++) {
+        struct cu_storage *s = &p->storages[i];
+        int64_t size = 0;
+        if (s->place != CU_COPY || !is_used(p, i))
+            continue;
+        CU_TRY(storage_bytes(p, s, &size));
+        s->where = bytes;
+        bytes += size;
+    }
+    if (bytes == p->copy_bytes)
+        return DEMIST_OK;
+    CU_CALL(p->device, cudaFree(p->copies));
+    p->copies = NULL;
+    p->copy_bytes = bytes;
+    return cu_new_memory(p->device, bytes, "parameters for libraries", 0, 0, &p->copies);
+}
+
 static demist_status prepare(demist_program *p)
 {
     CU_TRY(upload(p));
     CU_TRY(cu_choose_kernels(p));
+    CU_TRY(drop_copies(p));
     if (all_filled(p))
         CU_TRY(cu_run_once(p->device->queue, p));
     CU_CALL(p->device, cudaStreamSynchronize(p->device->queue->stream));
@@ -717,6 +769,7 @@ static demist_status build(demist_program *p, const demist_graph *graph,
     CU_TRY(define_leaves(p, graph));
     CU_TRY(add_nodes(p, graph));
     CU_TRY(define_outputs(p, graph));
+    CU_TRY(cu_plan_calls(p));
     CU_TRY(place_storages(p));
     CU_TRY(alloc_device_memory(p, info));
     return prepare(p);
@@ -754,7 +807,11 @@ void cu_program_destroy(demist_program *program)
     const demist_host *host = host_of(program);
     cudaSetDevice(program->device->ordinal);
     cudaStreamSynchronize(program->device->queue->stream);
-    void *const memory[] = {program->arena, program->fixed, program->raw, program->slots};
+    for (int32_t i = 0; i < program->steps.n; i++)
+        if (program->steps.list[i].library)
+            cu_keep_call(program, &program->steps.list[i], -1);
+    void *const memory[] = {program->arena, program->fixed, program->raw, program->copies,
+                            program->slots};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
         cudaFree(memory[i]);
     for (struct cu_memory *m = program->memory, *next; m; m = next) {
@@ -766,7 +823,8 @@ void cu_program_destroy(demist_program *program)
 
 demist_status cu_program_info(demist_program *program, demist_program_info *info)
 {
-    info->param_bytes = program->fixed_bytes + (program->raw ? program->raw_bytes : 0);
+    info->param_bytes =
+        program->fixed_bytes + (program->raw ? program->raw_bytes : 0) + program->copy_bytes;
     info->arena_bytes = program->arena_bytes;
     info->flops = program->flops;
     info->choices = NULL;

@@ -1,7 +1,7 @@
 /* Convolutions and linear layers, each with what follows it, as calls of the product kernels.
  * Weights are packed as [group][tap][depth][columns], once if they are parameters, in the
  * precision's type. A transposed convolution is one convolution for each phase of its stride. */
-#include "cuda_program.h"
+#include "cuda_library.h"
 
 #include <demist/convolution.h>
 
@@ -54,6 +54,7 @@ demist_status cu_add_product_call(demist_program *p, int32_t node, struct cu_pro
     if (c->after)
         CU_TRY(cu_put_code(p, &d, &product->after, c->after));
     d.launch.is_product = true;
+    CU_TRY(cu_library_product(p, node, product, c, &d.launch.library));
     return cu_add_launch(p, &d);
 }
 
@@ -63,6 +64,7 @@ struct phase {
     int64_t height, width;
     int32_t stride[2];
     demist_taps taps[2]; /* along y, x */
+    bool whole; /* a convolution, and no part of a transposed one */
 };
 
 static int64_t packed_row(const struct conv *c)
@@ -96,6 +98,25 @@ static demist_status pack(demist_program *p, const struct conv *c, const struct 
     if (packed->storage < 0)
         return DEMIST_NO_MEMORY;
     return cu_add_copy(p, c->node, packed, &from);
+}
+
+/* For libraries: all of w as [group and column][y][x][depth]. */
+static void describe(const struct conv *c, const struct phase *phase,
+                     struct cu_product_draft *draft)
+{
+    const int64_t n[] = {phase->taps[0].n, phase->taps[1].n};
+    const int64_t shape[] = {c->groups, c->columns, n[0], n[1], c->depth};
+    const int64_t stride[] = {c->w_group, c->w_column, c->w.stride[2], c->w.stride[3], c->w_depth};
+    draft->weights = (demist_view){
+        .storage = c->w.storage, .offset = c->w.offset, .rank = 5, .batched = c->w.batched};
+    memcpy(draft->weights.shape, shape, sizeof shape);
+    memcpy(draft->weights.stride, stride, sizeof stride);
+    for (int i = 0; i < 2; i++) {
+        draft->geometry.kernel[i] = phase->taps[i].n;
+        draft->geometry.before[i] = c->attrs.conv.pad[i];
+        draft->geometry.after[i] = c->attrs.conv.pad[2 + i];
+        draft->geometry.dilation[i] = c->attrs.conv.dilation[i];
+    }
 }
 
 static demist_status put_taps(demist_program *p, const struct phase *phase, int32_t *storage)
@@ -144,13 +165,15 @@ static demist_status add_phase(demist_program *p, const struct conv *c, const st
     if (n_taps > 0)
         CU_TRY(pack(p, c, phase, &draft.b));
     draft.b.offset = 0;
+    if (phase->whole)
+        describe(c, phase, &draft);
     return cu_add_product_call(p, c->node, &draft);
 }
 
 static demist_status add_direct(demist_program *p, const struct conv *c)
 {
     const demist_attrs *a = &c->attrs;
-    struct phase phase = {.height = c->y.shape[2], .width = c->y.shape[3]};
+    struct phase phase = {.height = c->y.shape[2], .width = c->y.shape[3], .whole = true};
     for (int i = 0; i < 2; i++) {
         phase.stride[i] = a->conv.stride[i];
         phase.taps[i] = demist_conv_taps(c->w.shape[2 + i], a->conv.pad[i], a->conv.dilation[i]);

@@ -4,7 +4,7 @@
  * and counts in them, and read times, coefficients and draw numbers from the scalar slots, which
  * are set in front of it. Nothing is allocated and nothing waited for, but between steps where
  * times are kept. */
-#include "cuda_program.h"
+#include "cuda_library.h"
 
 #include <demist/checks.h>
 
@@ -48,6 +48,9 @@ demist_status cu_queue_launch(const demist_program *p, cudaStream_t stream,
         }
         memcpy(field, &pointer, sizeof pointer);
     }
+    const struct cu_call *call = l->library && images == p->max_batch ? l->library->call : NULL;
+    if (call)
+        return cu_run_call(p, stream, l, call, (const struct cu_product *)arguments.bytes, bases);
     char what[160];
     const cudaError_t error = l->run(stream, arguments.bytes);
     if (error == cudaSuccess)
@@ -99,6 +102,8 @@ static char *base_of(const demist_program *p, const struct cu_storage *s,
         return (char *)p->fixed + s->where;
     case CU_RAW:
         return (char *)p->raw + s->where;
+    case CU_COPY:
+        return (char *)p->copies + s->where;
     case CU_ARENA:
         break;
     }

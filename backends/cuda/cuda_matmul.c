@@ -32,6 +32,7 @@ static demist_status add_product(demist_program *p, int32_t node, const demist_v
         .taps = cu_new_ints(p, 2, one_tap),
         .rows = {y->shape[2], 0},
         .z = cu_times(cu_images(y), y->shape[1]),
+        .geometry = {.kernel = {1, 1}, .dilation = {1, 1}},
     };
     return c.taps < 0 ? DEMIST_NO_MEMORY : cu_add_product_call(p, node, &c);
 }

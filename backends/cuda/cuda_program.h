@@ -32,6 +32,7 @@ enum cu_place_kind {
     CU_RAW,    /* FIXED, but read by one-time steps alone: gone after compile if FROZEN */
     CU_INPUT,  /* where: index of the graph's input */
     CU_OUTPUT, /* where: index of the graph's output */
+    CU_COPY,   /* FIXED, but for a library's call alone: only those of chosen calls stay */
 };
 
 struct cu_storage {
@@ -81,6 +82,23 @@ struct cu_launch {
     void *arguments;
     int32_t n_fixes;
     struct cu_fix *fixes;
+    struct cu_library_product *library; /* calls that may compute it instead; NULL: none */
+};
+
+/* A product as vendor libraries see it (cuda_library.h). */
+struct cu_geometry {
+    int32_t kernel[2], dilation[2]; /* kernel[0] = 0: no convolution as a whole */
+    int32_t before[2], after[2];    /* padding */
+};
+
+struct cu_library_product {
+    struct cu_geometry geometry;
+    int32_t weights;   /* storage: [columns][tap][depth], −1: none */
+    int32_t bias;      /* storage: the bias in the result's type; −1: none */
+    int32_t workspace; /* storage, −1: none */
+    int n_calls;
+    struct cu_call *calls;      /* [CU_CALLS] */
+    const struct cu_call *call; /* the chosen one, for the largest batch; NULL: own kernel */
 };
 
 struct cu_value {
@@ -115,8 +133,8 @@ struct demist_program {
     demist_attrs *philox_attrs;
     bool *param_filled;
     struct cu_memory *memory; /* host memory that lives as long as the program */
-    void *arena, *fixed, *raw, *slots;
-    int64_t fixed_bytes, raw_bytes, arena_bytes;
+    void *arena, *fixed, *raw, *copies, *slots;
+    int64_t fixed_bytes, raw_bytes, copy_bytes, arena_bytes;
     double flops;
     uint64_t choices; /* hash of what was measured to be best */
     bool chose;
@@ -315,6 +333,8 @@ struct cu_product_draft {
     demist_view a, b, y;
     int32_t taps; /* storage with (dy, dx) of each tap */
     struct cu_count rows, z;
+    struct cu_geometry geometry;  /* of a convolution, 1 x 1 of a matrix product */
+    demist_view weights;          /* of a convolution: [columns of all groups][ty][tx][depth] */
     const struct cu_chain *after; /* NULL: nothing follows */
     const demist_view *operands;  /* seen in y's grid: strides of image, row, column, channel */
 };
@@ -322,6 +342,9 @@ demist_status cu_add_product_call(demist_program *p, int32_t node, struct cu_pro
 
 /* --- choices (cuda_tune.c) --- */
 
+/* The calls of libraries that are to be measured, or were chosen before, with room for what they
+ * work in. Before memory is planned. */
+demist_status cu_plan_calls(demist_program *p);
 /* The kernel of every product: measured once and remembered where tuning is on, a rule otherwise.
  */
 demist_status cu_choose_kernels(demist_program *p);

@@ -1,16 +1,17 @@
 /* Which kernel computes a product: measured on the device with the program's own memory, once for
  * each shape and batch, and remembered on disk under device, driver and library versions. Without
- * tuning it is the last kernel that fits. */
-#include "cuda_program.h"
+ * tuning it is the last kernel that fits. Calls of vendor libraries are measured beside the kernels
+ * and compute the largest batch where one is the fastest; the kernel is for fewer images. */
+#include "cuda_library.h"
 
 #include <string.h>
 
-enum { ROUNDS = 4, MAX_CANDIDATES = 16 };
+enum { ROUNDS = 4, MAX_CANDIDATES = 16, TUNED_TEXT = CU_CALL_TEXT + 32 };
 
 struct cu_tuned {
     struct cu_tuned *next;
     uint64_t key;
-    int kernel; /* place in cu_product_kernels */
+    char text[TUNED_TEXT]; /* the kernel's name; where a call was faster, a newline and its text */
 };
 
 /* --- what there is to choose from --- */
@@ -73,9 +74,10 @@ static demist_status trial_memory(struct trial *t)
     for (int32_t i = 0; i < p->n_storages; i++) {
         const struct cu_storage *s = &p->storages[i];
         const bool own = s->place != CU_INPUT && s->place != CU_OUTPUT;
-        char *const memory = s->place == CU_FIXED ? p->fixed
-                             : s->place == CU_RAW ? p->raw
-                                                  : p->arena;
+        char *const memory = s->place == CU_FIXED  ? p->fixed
+                             : s->place == CU_RAW  ? p->raw
+                             : s->place == CU_COPY ? p->copies
+                                                   : p->arena;
         t->bases[i] = own ? memory + s->where : t->outside;
     }
     return DEMIST_OK;
@@ -102,18 +104,15 @@ static void trial_close(struct trial *t)
 }
 
 /* The best of some launches, milliseconds; the first one, which may load code, does not count. */
-static demist_status measure(struct trial *t, const struct cu_launch *launch, int kernel,
-                             float *best)
+static demist_status measure(struct trial *t, const struct cu_launch *l, float *best)
 {
     const demist_program *p = t->program;
     const cudaStream_t stream = p->device->queue->stream;
-    struct cu_launch l = *launch;
-    l.run = cu_product_kernels[kernel].run;
     *best = 1e9f;
     for (int i = 0; i < ROUNDS; i++) {
         float ms = 0;
         CU_CALL(p->device, cudaEventRecord(t->begin, stream));
-        CU_TRY(cu_queue_launch(p, stream, &l, t->bases, p->max_batch));
+        CU_TRY(cu_queue_launch(p, stream, l, t->bases, p->max_batch));
         CU_CALL(p->device, cudaEventRecord(t->end, stream));
         CU_CALL(p->device, cudaEventSynchronize(t->end));
         CU_CALL(p->device, cudaEventElapsedTime(&ms, t->begin, t->end));
@@ -122,14 +121,84 @@ static demist_status measure(struct trial *t, const struct cu_launch *launch, in
     return DEMIST_OK;
 }
 
+static void log_time(const demist_device *d, const struct cu_product *shape, const char *what,
+                     float ms)
+{
+    d->host->log(d->host, DEMIST_LOG_DEBUG,
+                 "product of %d rows, %d columns, %d taps of %d: %.60s takes %.4f ms",
+                 (int)shape->rows, (int)shape->columns, (int)shape->n_taps, (int)shape->depth, what,
+                 (double)ms);
+}
+
+/* The fastest of the kernels. */
+static demist_status measure_kernels(struct trial *t, const struct cu_launch *launch,
+                                     const struct cu_product *shape, const int *list, int n,
+                                     int *chosen, float *best)
+{
+    struct cu_launch l = *launch;
+    l.library = NULL;
+    *best = 1e9f;
+    for (int i = 0; i < n; i++) {
+        float ms;
+        l.run = cu_product_kernels[list[i]].run;
+        CU_TRY(measure(t, &l, &ms));
+        log_time(t->program->device, shape, cu_product_kernels[list[i]].name, ms);
+        if (ms < *best)
+            *chosen = list[i];
+        *best = ms < *best ? ms : *best;
+    }
+    return DEMIST_OK;
+}
+
+/* The fastest call, where one takes less than `best`; −1: none. One that fails is not a
+ * candidate any more, unless the device is lost. */
+static demist_status measure_calls(struct trial *t, const struct cu_launch *l,
+                                   const struct cu_product *shape, float best, int *chosen)
+{
+    const demist_program *p = t->program;
+    struct cu_library_product *lib = l->library;
+    *chosen = -1;
+    for (int i = 0; lib && i < lib->n_calls; i++) {
+        float ms;
+        lib->call = &lib->calls[i];
+        const demist_status status = measure(t, l, &ms);
+        lib->call = NULL;
+        if (status != DEMIST_OK) {
+            CU_CALL(p->device, cudaStreamSynchronize(p->device->queue->stream));
+            p->device->host->log(p->device->host, DEMIST_LOG_DEBUG, "%.60s fails and is not used",
+                                 lib->calls[i].text);
+            continue;
+        }
+        log_time(p->device, shape, lib->calls[i].text, ms);
+        if (ms < best)
+            *chosen = i;
+        best = ms < best ? ms : best;
+    }
+    return DEMIST_OK;
+}
+
 /* --- remembering --- */
 
-static struct cu_tuned *remember(demist_device *device, uint64_t key, int kernel)
+static uint64_t key_of(const demist_program *p, const struct cu_launch *l,
+                       const struct cu_product *shape)
+{
+    const uint64_t key = demist_hash(7, shape, sizeof *shape);
+    if (!l->library)
+        return key;
+    return demist_hash(key + (p->device->settings.libraries == CU_LIBRARIES_PREFER),
+                       &l->library->geometry, sizeof l->library->geometry);
+}
+
+static struct cu_tuned *remember(demist_device *device, uint64_t key, const char *text,
+                                 size_t length)
 {
     struct cu_tuned *t = device->host->alloc(device->host, sizeof *t, 0);
     if (!t)
         return NULL;
-    *t = (struct cu_tuned){device->tuned, key, kernel};
+    memset(t, 0, sizeof *t);
+    t->next = device->tuned;
+    t->key = key;
+    memcpy(t->text, text, length < sizeof t->text ? length : sizeof t->text - 1);
     return device->tuned = t;
 }
 
@@ -142,13 +211,29 @@ static const struct cu_tuned *recall(demist_device *device, uint64_t key)
     size_t bytes = 0;
     const struct cu_tuned *t = NULL;
     unsigned char *data = demist_cache_load(device->cache, "choice", device->key, hash, &bytes);
-    /* By name: places in the table change from version to version. */
-    for (int i = 0; data && i < cu_n_product_kernels && !t; i++)
-        if (bytes == strlen(cu_product_kernels[i].name) &&
-            memcmp(data, cu_product_kernels[i].name, bytes) == 0)
-            t = remember(device, key, i);
+    if (data && bytes < TUNED_TEXT)
+        t = remember(device, key, (const char *)data, bytes);
     device->host->free(device->host, data);
     return t;
+}
+
+/* Behind the newline; NULL: a kernel was chosen. */
+static const char *call_in(const struct cu_tuned *t)
+{
+    const char *newline = strchr(t->text, '\n');
+    return newline ? newline + 1 : NULL;
+}
+
+/* By name: places in the table change from version to version. −1: not among them. */
+static int kernel_in(const struct cu_tuned *t, const int *list, int n)
+{
+    const size_t length = strcspn(t->text, "\n");
+    for (int i = 0; i < n; i++) {
+        const char *name = cu_product_kernels[list[i]].name;
+        if (strlen(name) == length && memcmp(name, t->text, length) == 0)
+            return list[i];
+    }
+    return -1;
 }
 
 void cu_forget_tuned(demist_device *device)
@@ -162,43 +247,67 @@ void cu_forget_tuned(demist_device *device)
 
 /* --- choosing --- */
 
-static bool among(const int *list, int n, int kernel)
+struct choice {
+    int kernel, call; /* −1: none */
+};
+
+/* What was chosen before, if it can be had again. */
+static bool known_choice(demist_program *p, const struct cu_launch *l, uint64_t key,
+                         const int *list, int n, struct choice *choice)
 {
-    for (int i = 0; i < n; i++)
-        if (list[i] == kernel)
-            return true;
-    return false;
+    const struct cu_tuned *known = recall(p->device, key);
+    if (!known)
+        return false;
+    const char *text = call_in(known);
+    choice->kernel = kernel_in(known, list, n);
+    choice->call = -1;
+    for (int i = 0; text && l->library && i < l->library->n_calls; i++)
+        if (strcmp(l->library->calls[i].text, text) == 0)
+            choice->call = i;
+    return choice->kernel >= 0 && (!text || choice->call >= 0);
+}
+
+/* Where libraries are preferred, the kernel for fewer images is that of the rule. */
+static demist_status measure_all(struct trial *t, const struct cu_launch *l,
+                                 const struct cu_product *shape, const int *list, int n,
+                                 struct choice *choice)
+{
+    float best = 1e9f;
+    *choice = (struct choice){list[n - 1], -1};
+    if (!t->bases)
+        CU_TRY(trial_memory(t));
+    if (t->program->device->settings.libraries == CU_LIBRARIES_PREFER) {
+        CU_TRY(measure_calls(t, l, shape, best, &choice->call));
+        if (choice->call >= 0)
+            return DEMIST_OK;
+    }
+    CU_TRY(measure_kernels(t, l, shape, list, n, &choice->kernel, &best));
+    if (t->program->device->settings.libraries == CU_LIBRARIES_AUTO)
+        CU_TRY(measure_calls(t, l, shape, best, &choice->call));
+    return DEMIST_OK;
 }
 
 static demist_status choose(struct trial *t, struct cu_launch *l, const struct cu_product *shape,
-                            const int *list, int n, int *chosen)
+                            const int *list, int n, struct choice *choice)
 {
     demist_program *p = t->program;
     demist_device *device = p->device;
-    const uint64_t key = demist_hash(7, shape, sizeof *shape);
+    const uint64_t key = key_of(p, l, shape);
+    char text[TUNED_TEXT];
+    if (!known_choice(p, l, key, list, n, choice))
+        CU_TRY(measure_all(t, l, shape, list, n, choice));
+    const int length =
+        snprintf(text, sizeof text, "%s%s%s", cu_product_kernels[choice->kernel].name,
+                 choice->call >= 0 ? "\n" : "",
+                 choice->call >= 0 ? l->library->calls[choice->call].text : "");
     const struct cu_tuned *known = recall(device, key);
-    float best = 1e9f;
-    if (known && among(list, n, known->kernel)) {
-        *chosen = known->kernel;
-    } else {
-        for (int i = 0; i < n; i++) {
-            float ms;
-            CU_TRY(measure(t, l, list[i], &ms));
-            device->host->log(device->host, DEMIST_LOG_DEBUG,
-                              "product of %d rows, %d columns, %d taps of %d: %s takes %.4f ms",
-                              (int)shape->rows, (int)shape->columns, (int)shape->n_taps,
-                              (int)shape->depth, cu_product_kernels[list[i]].name, (double)ms);
-            if (ms < best)
-                *chosen = list[i];
-            best = ms < best ? ms : best;
-        }
-        if (!remember(device, key, *chosen))
-            return DEMIST_NO_MEMORY;
-        const char *name = cu_product_kernels[*chosen].name;
+    if (!known || strcmp(known->text, text) != 0) {
         const uint64_t hash[2] = {key, 0};
-        demist_cache_store(device->cache, "choice", device->key, hash, name, strlen(name));
+        if (!remember(device, key, text, (size_t)length))
+            return DEMIST_NO_MEMORY;
+        demist_cache_store(device->cache, "choice", device->key, hash, text, (size_t)length);
     }
-    const uint64_t made[2] = {key, (uint64_t)*chosen};
+    const uint64_t made[2] = {key, demist_hash(8, text, (size_t)length)};
     p->choices = demist_hash(p->choices, made, sizeof made);
     p->chose = true;
     return DEMIST_OK;
@@ -210,16 +319,37 @@ static demist_status choose_for(struct trial *t, struct cu_launch *l)
     int list[MAX_CANDIDATES];
     const struct cu_product shape = shape_of(p, l);
     const int n = candidates(p, &shape, list);
-    int chosen = list[n - 1];
+    struct choice choice = {list[n - 1], -1};
     if (p->precision == DEMIST_PRECISION_STRICT)
-        chosen = list[0]; /* one chain of multiply-adds */
-    else if (n > 1 && p->device->settings.tuning) {
-        if (!t->bases)
-            CU_TRY(trial_memory(t));
-        CU_TRY(choose(t, l, &shape, list, n, &chosen));
+        choice.kernel = list[0]; /* one chain of multiply-adds */
+    else if (p->device->settings.tuning && (n > 1 || (l->library && l->library->n_calls > 0)))
+        CU_TRY(choose(t, l, &shape, list, n, &choice));
+    l->kernel = cu_product_kernels[choice.kernel].name;
+    l->run = cu_product_kernels[choice.kernel].run;
+    if (l->library)
+        cu_keep_call(p, l, choice.call);
+    return DEMIST_OK;
+}
+
+/* Those that parameters alone decide are computed once, and not worth it. */
+demist_status cu_plan_calls(demist_program *p)
+{
+    for (int32_t i = 0; i < p->once.n; i++)
+        p->once.list[i].library = NULL;
+    for (int32_t i = 0; i < p->steps.n; i++) {
+        struct cu_launch *l = &p->steps.list[i];
+        if (!l->library)
+            continue;
+        const struct cu_product shape = shape_of(p, l);
+        const struct cu_tuned *known = recall(p->device, key_of(p, l, &shape));
+        const char *text = known ? call_in(known) : NULL;
+        if (!known || text)
+            CU_TRY(cu_find_calls(p, l, &shape, text));
+        if (l->library->workspace < 0)
+            continue;
+        struct cu_storage *workspace = &p->storages[l->library->workspace];
+        workspace->first = workspace->last = i;
     }
-    l->kernel = cu_product_kernels[chosen].name;
-    l->run = cu_product_kernels[chosen].run;
     return DEMIST_OK;
 }
 

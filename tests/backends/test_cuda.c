@@ -16,10 +16,10 @@ static void test_descriptor_names_one_backend_with_options(void **state)
     assert_int_equal(class->kind, DEMIST_BACKEND);
     assert_string_equal(class->name, "cuda");
     assert_null(cuda->classes[1]);
-    static const char *const keys[] = {"device", "tuning", "cache", "graphs"};
+    static const char *const keys[] = {"device", "tuning", "cache", "graphs", "libraries", "library_folder"};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
         assert_string_equal(class->options[i]->key, keys[i]);
-    assert_null(class->options[4]);
+    assert_null(class->options[6]);
 }
 
 static void test_refuses_a_relative_cache_folder(void **state)
