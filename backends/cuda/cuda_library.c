@@ -72,7 +72,7 @@ static void *opened_of(const demist_device *device, const struct cu_library *lib
 
 void cu_open_libraries(demist_device *device)
 {
-    if (device->libraries_opened)
+    if (device->libraries_opened || cu_use(device) != DEMIST_OK)
         return;
     device->libraries_opened = true;
     for (int i = 0; i < CU_N_LIBRARIES; i++) {
@@ -225,7 +225,6 @@ demist_status cu_find_calls(demist_program *p, struct cu_launch *l,
     struct cu_library_product *lib = l->library;
     demist_device *device = p->device;
     const struct cu_call_shape shape = call_shape(lib, product);
-    int64_t workspace = 0;
     lib->calls = cu_new(p, sizeof *lib->calls * CU_CALLS);
     if (!lib->calls)
         return DEMIST_NO_MEMORY;
@@ -235,18 +234,11 @@ demist_status cu_find_calls(demist_program *p, struct cu_launch *l,
             lib->n_calls += libraries[i]->find(device, device->libraries[i], &shape, text,
                                                lib->calls + lib->n_calls, CU_CALLS - lib->n_calls);
     for (int i = 0; i < lib->n_calls; i++) {
-        const struct cu_call *call = &lib->calls[i];
-        if (!has_room_behind(product, call->taken)) {
-            call->library->destroy(device, opened_of(device, call->library), &lib->calls[i]);
-            lib->calls[i--] = lib->calls[--lib->n_calls];
-        } else if (workspace < call->workspace) {
-            workspace = call->workspace;
-        }
-    }
-    if (workspace > 0) {
-        lib->workspace = cu_new_storage(p, false, (workspace + 3) / 4, CU_F32);
-        if (lib->workspace < 0)
-            return DEMIST_NO_MEMORY;
+        struct cu_call *call = &lib->calls[i];
+        if (has_room_behind(product, call->taken))
+            continue;
+        call->library->destroy(device, opened_of(device, call->library), call);
+        lib->calls[i--] = lib->calls[--lib->n_calls];
     }
     return DEMIST_OK;
 }

@@ -89,7 +89,7 @@ bool cu_is_matrix_product(const struct cu_geometry *g, const struct cu_product *
 demist_status cu_library_product(demist_program *p, int32_t node, const struct cu_product *product,
                                  const struct cu_product_draft *draft,
                                  struct cu_library_product **out);
-/* Finds the calls of the product's launch; text: only the one of that text. */
+/* Finds the calls of the product's launch, once; text: only the one of that text. */
 demist_status cu_find_calls(demist_program *p, struct cu_launch *l, const struct cu_product *shape,
                             const char *text);
 /* Only the chosen one of its calls, or none, stays. */

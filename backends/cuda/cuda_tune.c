@@ -252,13 +252,15 @@ struct choice {
 };
 
 /* What was chosen before, if it can be had again. */
-static bool known_choice(demist_program *p, const struct cu_launch *l, uint64_t key,
-                         const int *list, int n, struct choice *choice)
+static bool known_choice(demist_program *p, struct cu_launch *l, const struct cu_product *shape,
+                         uint64_t key, const int *list, int n, struct choice *choice)
 {
     const struct cu_tuned *known = recall(p->device, key);
     if (!known)
         return false;
     const char *text = call_in(known);
+    if (text && l->library && !l->library->calls && cu_find_calls(p, l, shape, text) != DEMIST_OK)
+        return false;
     choice->kernel = kernel_in(known, list, n);
     choice->call = -1;
     for (int i = 0; text && l->library && i < l->library->n_calls; i++)
@@ -294,7 +296,7 @@ static demist_status choose(struct trial *t, struct cu_launch *l, const struct c
     demist_device *device = p->device;
     const uint64_t key = key_of(p, l, shape);
     char text[TUNED_TEXT];
-    if (!known_choice(p, l, key, list, n, choice))
+    if (!known_choice(p, l, shape, key, list, n, choice))
         CU_TRY(measure_all(t, l, shape, list, n, choice));
     const int length =
         snprintf(text, sizeof text, "%s%s%s", cu_product_kernels[choice->kernel].name,
@@ -322,7 +324,7 @@ static demist_status choose_for(struct trial *t, struct cu_launch *l)
     struct choice choice = {list[n - 1], -1};
     if (p->precision == DEMIST_PRECISION_STRICT)
         choice.kernel = list[0]; /* one chain of multiply-adds */
-    else if (p->device->settings.tuning && (n > 1 || (l->library && l->library->n_calls > 0)))
+    else if (p->device->settings.tuning && (n > 1 || l->library))
         CU_TRY(choose(t, l, &shape, list, n, &choice));
     l->kernel = cu_product_kernels[choice.kernel].name;
     l->run = cu_product_kernels[choice.kernel].run;
@@ -331,26 +333,69 @@ static demist_status choose_for(struct trial *t, struct cu_launch *l)
     return DEMIST_OK;
 }
 
-/* Those that parameters alone decide are computed once, and not worth it. */
+/* Those of a product that the program has for the second time are found when the first one's
+ * choice is known; what they may need to work in is the same. */
+static demist_status plan_calls(demist_program *p, int32_t step, uint64_t *keys, int64_t *bytes)
+{
+    struct cu_launch *l = &p->steps.list[step];
+    const struct cu_product shape = shape_of(p, l);
+    keys[step] = key_of(p, l, &shape);
+    for (int32_t i = 0; i < step && bytes[step] < 0; i++)
+        if (keys[i] == keys[step])
+            bytes[step] = bytes[i];
+    if (bytes[step] < 0) {
+        const struct cu_tuned *known = recall(p->device, keys[step]);
+        const char *text = known ? call_in(known) : NULL;
+        bytes[step] = 0;
+        if (!known || text)
+            CU_TRY(cu_find_calls(p, l, &shape, text));
+        for (int i = 0; i < l->library->n_calls; i++)
+            if (bytes[step] < l->library->calls[i].workspace)
+                bytes[step] = l->library->calls[i].workspace;
+    }
+    if (bytes[step] == 0)
+        return DEMIST_OK;
+    l->library->workspace = cu_new_storage(p, false, (bytes[step] + 3) / 4, CU_F32);
+    if (l->library->workspace < 0)
+        return DEMIST_NO_MEMORY;
+    struct cu_storage *workspace = &p->storages[l->library->workspace];
+    workspace->first = workspace->last = step;
+    return DEMIST_OK;
+}
+
+/* Products that parameters alone decide are computed once, and not worth it. */
 demist_status cu_plan_calls(demist_program *p)
 {
+    const size_t n = (size_t)p->steps.n + 1;
+    uint64_t *keys = cu_new(p, sizeof *keys * n);
+    int64_t *bytes = cu_new(p, sizeof *bytes * n);
+    if (!keys || !bytes)
+        return DEMIST_NO_MEMORY;
+    CU_TRY(cu_use(p->device));
     for (int32_t i = 0; i < p->once.n; i++)
         p->once.list[i].library = NULL;
     for (int32_t i = 0; i < p->steps.n; i++) {
-        struct cu_launch *l = &p->steps.list[i];
-        if (!l->library)
-            continue;
-        const struct cu_product shape = shape_of(p, l);
-        const struct cu_tuned *known = recall(p->device, key_of(p, l, &shape));
-        const char *text = known ? call_in(known) : NULL;
-        if (!known || text)
-            CU_TRY(cu_find_calls(p, l, &shape, text));
-        if (l->library->workspace < 0)
-            continue;
-        struct cu_storage *workspace = &p->storages[l->library->workspace];
-        workspace->first = workspace->last = i;
+        bytes[i] = -1;
+        if (p->steps.list[i].library)
+            CU_TRY(plan_calls(p, i, keys, bytes));
     }
     return DEMIST_OK;
+}
+
+/* How many products each of them computes. */
+static void log_choices(const demist_program *p)
+{
+    const demist_host *host = p->device->host;
+    int all = 0, by[2] = {0, 0};
+    for (int32_t i = 0; i < p->steps.n; i++) {
+        const struct cu_launch *l = &p->steps.list[i];
+        const struct cu_call *call = l->library ? l->library->call : NULL;
+        all += l->is_product;
+        by[0] += call && call->library == &cu_cublaslt;
+        by[1] += call && call->library == &cu_cudnn;
+    }
+    host->log(host, DEMIST_LOG_DEBUG, "of %d products %d are computed by cuBLASLt, %d by cuDNN",
+              all, by[0], by[1]);
 }
 
 demist_status cu_choose_kernels(demist_program *p)
@@ -365,6 +410,8 @@ demist_status cu_choose_kernels(demist_program *p)
     if (status == DEMIST_OK)
         status = cu_checked(p->device, cudaStreamSynchronize(p->device->queue->stream),
                             "cudaStreamSynchronize", __FILE__, __LINE__, NULL);
+    if (status == DEMIST_OK)
+        log_choices(p);
     trial_close(&t);
     return status;
 }
