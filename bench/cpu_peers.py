@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""demist's CPU backend beside PyTorch, ONNX Runtime and OpenVINO: milliseconds of one evaluation of
+"""demist's CPU and OpenCL backends beside PyTorch, ONNX Runtime and OpenVINO: milliseconds of one evaluation of
 improved-diffusion's U-Nets, peak memory, and how far the outputs are apart. Prints Markdown.
 
     pip install torch numpy onnx onnxruntime openvino
     bench/cpu_peers.py --build build [--networks cifar,imagenet64] [--batches 1,4,16]
                        [--precisions f32,bf16] [--engines demist,eager,...] [--rounds 9] [--threads 2]
+    bench/cpu_peers.py --build build --precisions f32 --networks cifar \
+                       --engines opencl,opencl-own,opencl-rule,eager,eager-last   docs/opencl.md's tables
 
 All load one checkpoint of random weights, which the script writes, as a run's INI does. Every engine
 is a process of its own that waits until it is told to evaluate; they take turns, so that all see the
 same machine and never two thread pools run at once. demist's milliseconds are whole steps of DDIM,
 sampler included, through libdemist. PyTorch runs contiguous and channels_last, with tcmalloc if that is
-installed; ONNX Runtime and OpenVINO get the model by ONNX export with the batch as a constant.
+installed; ONNX Runtime and OpenVINO get the model by ONNX export with the batch as a constant. Ratios
+are those of the first of demist's engines. Its OpenCL backend runs on the first CPU device; opencl-own
+leaves out CLBlast, opencl-rule measures nothing. What they start with is timed as well: from a network in
+memory to the first step done, with empty caches (demist's and PoCL's) and with full ones.
 
 Outputs are compared with PyTorch's in f32: the largest difference over the largest value. Memory is the
 most that was resident in the process, Python and the compilation included; demist's is that of the
@@ -37,17 +42,22 @@ NETWORKS = {
     "imagenet64": dict(title="ImageNet-64 U-Net", image_size=64, num_channels=128,
                        num_res_blocks=3, learn_sigma=True),
 }
-ENGINES = {  # engine: title, modules
-    "demist": ("demist", ()),
+ENGINES = {  # engine: title, modules, [backend] of demist's
+    "demist": ("demist", (), "cpu"),
+    "opencl": ("demist, opencl", (), "opencl", "device = cpu"),
+    "opencl-own": ("demist, opencl, clblast = off", (), "opencl", "device = cpu", "clblast = off"),
+    "opencl-rule": ("demist, opencl, tuning = off", (), "opencl", "device = cpu", "tuning = off"),
     "eager": ("PyTorch eager", ("torch",)),
     "eager-last": ("PyTorch eager, channels_last", ("torch",)),
     "compile": ("torch.compile", ("torch",)),
     "ort": ("ONNX Runtime", ("onnx", "onnxruntime")),
     "openvino": ("OpenVINO", ("onnx", "openvino")),
 }
+OURS = [e for e in ENGINES if ENGINES[e][2:]]
 INI = """[backend]
-use = cpu
+use = {backend}
 precision = {precision}
+{options}
 [schedule]
 use = cosine
 steps = 4000
@@ -222,7 +232,7 @@ def serve_demist(args):
             raise RuntimeError(lib.demist_session_error(session).decode())
     check(lib.demist_session_plugin_path(session, os.path.join(args.build, "plugins/modules").encode()))
     check(lib.demist_session_threads(session, args.threads))
-    check(lib.demist_session_load(session, write_ini(args, 4000).encode()))
+    check(lib.demist_session_load(session, write_ini(args, 4000, args.engine).encode()))
     callback = ON_PROGRESS(on_progress)
     options = SampleOptions(ctypes.sizeof(SampleOptions), callback)
     lib.demist_session_sample(session, ctypes.byref(options), None)
@@ -241,7 +251,7 @@ def answer(**what):
 def serve(args):
     """A worker: says ready or why not, then answers every count with that many seconds."""
     try:
-        if args.engine == "demist":
+        if args.engine in OURS:
             return serve_demist(args)
         engine = {"ort": ort_engine, "openvino": openvino_engine}.get(args.engine, torch_engine)
         run, array = engine(args)
@@ -262,37 +272,59 @@ def serve(args):
 
 # --- demist's command ---
 
-def write_ini(args, steps):
-    path = f"{args.folder}/run-{args.network}-{args.precision}-{args.batch}-{steps}.ini"
+def write_ini(args, steps, engine="demist"):
+    path = f"{args.folder}/run-{engine}-{args.network}-{args.precision}-{args.batch}-{steps}.ini"
+    backend, *options = ENGINES[engine][2:]
+    if options:
+        options.insert(0, f"[backend.{backend}]")
     with open(path, "w") as f:
         f.write(INI.format(folder=args.folder, network=args.network, precision=args.precision,
-                           batch=args.batch, steps=steps,
+                           batch=args.batch, steps=steps, backend=backend,
+                           options="\n".join(options),
                            **{k: str(v).lower() for k, v in flags_of(args.network).items()}))
     return path
 
 
-def command(args, *words):
+def command(args, *words, **env):
     done = subprocess.run([f"{args.build}/tools/demist", *words, "--plugin-path",
                            f"{args.build}/plugins/modules", "--threads", str(args.threads)],
-                          capture_output=True, text=True)
+                          capture_output=True, text=True, env=dict(os.environ, **env))
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return done.stdout
 
 
-def demist_output(args):
+def demist_output(args, engine):
     x, t = inputs(args)
     write_safetensors(f"{args.folder}/in.safetensors", {"x": x, "t_network": t})
-    command(args, "predict", write_ini(args, 4), "--in", f"{args.folder}/in.safetensors",
+    command(args, "predict", write_ini(args, 4, engine), "--in", f"{args.folder}/in.safetensors",
             "--out", f"{args.folder}/out.safetensors")
     return read_safetensors(f"{args.folder}/out.safetensors")["out"]
+
+
+def bench(args, engine, **env):
+    return json.loads(command(args, "bench", write_ini(args, 6, engine), "--backends",
+                              ENGINES[engine][2], "--json", **env))["backends"][0]
+
+
+def print_start(args):
+    """What the OpenCL backend does before its first step: with empty caches and with full ones."""
+    engine = next((e for e in args.engines if "opencl" in ENGINES[e][2:]), None)
+    if not engine:
+        return
+    with tempfile.TemporaryDirectory() as caches:
+        env = {"XDG_CACHE_HOME": caches, "POCL_CACHE_DIR": caches}
+        cold, warm = (bench(args, engine, **env)["first_step_ms"] / 1e3 for _ in range(2))
+    print(f"{ENGINES[engine][0]}, batch {args.batch}: first step done after {cold:.1f} s with empty "
+          f"caches, {warm:.2f} s with full ones.", flush=True)
 
 
 # --- the comparison ---
 
 class Worker:
     def __init__(self, args, engine):
-        env = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS=str(args.threads))
+        env = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS=str(args.threads),
+                   POCL_MAX_PTHREAD_COUNT=str(args.threads))
         if engine in ("eager", "eager-last", "compile") and args.tcmalloc:
             env["LD_PRELOAD"] = args.tcmalloc
         self.engine, self.times, self.memory, self.difference = engine, [], None, None
@@ -342,7 +374,7 @@ def compare_outputs(args, workers):
     import numpy
     expected = numpy.load(f"{args.folder}/expected-{args.network}.npy")[:args.batch]
     for w in workers:
-        out = (demist_output(args) if w.engine == "demist"
+        out = (demist_output(args, w.engine) if w.engine in OURS
                else numpy.load(f"{args.folder}/out-{w.engine}.npy"))
         w.difference = float(abs(out - expected).max() / abs(expected).max())
 
@@ -370,17 +402,16 @@ def compare(args):
     for w in workers:
         w.memory = w.peak()
         w.close()
-        if w.engine == "demist":
-            side = json.loads(command(args, "bench", write_ini(args, 6), "--backends", "cpu",
-                                      "--json"))["backends"][0]
+        if w.engine in OURS:
+            side = bench(args, w.engine)
             w.memory, w.needs = side["peak_memory_bytes"], side["param_bytes"] + side["arena_bytes"]
     return {w.engine: w for w in workers if not w.failed}
 
 
-def ratio(results, engines, of):
-    """By medians and by the least, of the fastest of `engines` to demist."""
+def ratio(results, engines, of, to):
+    """By medians and by the least, of the fastest of `engines` to the engine `to`."""
     times = [of(results[e].times) for e in engines if e in results]
-    return f"{min(times) / of(results['demist'].times):.2f}" if times and "demist" in results else "–"
+    return f"{min(times) / of(results[to].times):.2f}" if times and to in results else "–"
 
 
 def milliseconds(w):
@@ -399,13 +430,21 @@ def print_table(args, results):
         memory = " / ".join(f"{c.memory / 1e6:.0f}" if c else "–" for c in cells)
         print(f"| {ENGINES[e][0]} | " + " | ".join(milliseconds(c) if c else "–" for c in cells) +
               f" | {memory} | {max(c.difference for c in cells if c):.1e} |")
-    others = [e for e in args.engines if e != "demist"]
-    for title, group in (("eager's better layout over demist", ["eager", "eager-last"]),
-                         ("best of the others over demist", others)):
-        cells = [f"{ratio(r, group, statistics.median)} ({ratio(r, group, min)})" for r in results]
-        print(f"| *{title}* | " + " | ".join(cells) + " | | |")
-    needs = " / ".join(f"{r['demist'].needs / 1e6:.0f}" for r in results if "demist" in r)
-    print(f"\ndemist's packed weights and working memory: {needs} MB.", flush=True)
+    ours = [e for e in args.engines if e in OURS]
+    others = [e for e in args.engines if e not in OURS]
+    if not ours:
+        return
+    title = ENGINES[ours[0]][0]
+    rows = [(f"eager's better layout over {title}", ["eager", "eager-last"]),
+            (f"best of the others over {title}", others)]
+    rows += [(f"{ENGINES[e][0]} over {title}", [e]) for e in ours[1:]]
+    for name, group in rows:
+        cells = [f"{ratio(r, group, statistics.median, ours[0])} ({ratio(r, group, min, ours[0])})"
+                 for r in results]
+        print(f"| *{name}* | " + " | ".join(cells) + " | | |")
+    for e in ours:
+        needs = " / ".join(f"{r[e].needs / 1e6:.0f}" for r in results if e in r)
+        print(f"\n{ENGINES[e][0]}'s packed weights and working memory: {needs} MB.", flush=True)
 
 
 def describe():
@@ -436,7 +475,8 @@ def parse():
     p.add_argument("--networks", type=names(NETWORKS), default=list(NETWORKS))
     p.add_argument("--batches", type=lambda s: [int(n) for n in s.split(",")], default=[1, 4, 16])
     p.add_argument("--precisions", type=names(["f32", "bf16"]), default=["f32", "bf16"])
-    p.add_argument("--engines", type=names(ENGINES), default=list(ENGINES))
+    p.add_argument("--engines", type=names(ENGINES),
+                   default=[e for e in ENGINES if not e.startswith("opencl")])
     p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     for internal in ("engine", "folder", "network", "precision", "make"):
@@ -471,6 +511,7 @@ def main():
                 for args.batch in args.batches:
                     results.append(compare(args))
                 print_table(args, results)
+                print_start(args)
 
 
 if __name__ == "__main__":
