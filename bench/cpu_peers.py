@@ -235,6 +235,7 @@ def serve_demist(args):
     check(lib.demist_session_load(session, write_ini(args, 4000, args.engine).encode()))
     callback = ON_PROGRESS(on_progress)
     options = SampleOptions(ctypes.sizeof(SampleOptions), callback)
+    options.wants_data = args.engine != "demist"  # devices of a queue are ahead of the callback otherwise
     lib.demist_session_sample(session, ctypes.byref(options), None)
     if state["mark"] == 0:
         raise RuntimeError(lib.demist_session_error(session).decode())
