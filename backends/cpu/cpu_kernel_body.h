@@ -590,59 +590,88 @@ static void multiply_add(int64_t n, float *dst, const float *x, const float *y, 
 
 /* --- normalisation --- */
 
-/* Σ (x - m)^power over n <= 64 rows, four sums side by side. */
-CPU_INLINE vf sum_rows(const void *x, bool bf16, int64_t at, int64_t n, int64_t ld, int64_t lanes,
-                       vf m, int power)
+/* Vectors of channels that statistics take at once: their rows' cache lines lie side by side. */
+enum { STATS = VW == 16 ? 4 : 2 };
+
+/* s + d^power, power 1 or 2 */
+CPU_INLINE vf add_power(vf d, int power, vf s)
 {
-    vf s[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    if (power == 1)
+        return s + d;
+    return v_fma(d, d, s);
+}
+
+/* sum[v] += Σ (x - m[v])^power over n <= 64 rows of `vecs` vectors, four sums side by side. */
+CPU_INLINE void sum_rows(const void *x, bool bf16, int64_t at, int64_t n, int64_t ld, int vecs,
+                         int64_t lanes, const vf *m, int power, vf *sum)
+{
+    vf s[4][STATS];
+    for (int k = 0; k < 4; k++)
+        for (int v = 0; v < vecs; v++)
+            s[k][v] = v_zero();
     int64_t i = 0;
     for (; i + 4 <= n; i += 4, at += 4 * ld)
-        for (int k = 0; k < 4; k++) {
-            const vf d = v_load_as(x, bf16, at + k * ld, lanes) - m;
-            if (power == 1)
-                s[k] += d;
-            else
-                s[k] = v_fma(d, d, s[k]);
+        for (int k = 0; k < 4; k++)
+            for (int v = 0; v < vecs; v++) {
+                const vf d = v_load_as(x, bf16, at + k * ld + v * VW, lanes) - m[v];
+                s[k][v] = add_power(d, power, s[k][v]);
+            }
+    for (; i < n; i++, at += ld)
+        for (int v = 0; v < vecs; v++) {
+            const vf d = v_load_as(x, bf16, at + v * VW, lanes) - m[v];
+            s[0][v] = add_power(d, power, s[0][v]);
         }
-    for (; i < n; i++, at += ld) {
-        const vf d = v_load_as(x, bf16, at, lanes) - m;
-        if (power == 1)
-            s[0] += d;
-        else
-            s[0] = v_fma(d, d, s[0]);
-    }
-    return (s[0] + s[1]) + (s[2] + s[3]);
+    for (int v = 0; v < vecs; v++)
+        sum[v] += (s[0][v] + s[1][v]) + (s[2][v] + s[3][v]);
 }
 
 /* The same over any number, in a cascade: 64 rows, 64 of those, all of these. An error here scales
  * or shifts a whole group of channels, so sums must be better than one long chain. */
-CPU_INLINE vf sum_pixels(const void *x, bool bf16, int64_t at, int64_t pixels, int64_t ld,
-                         int64_t lanes, vf m, int power)
+CPU_INLINE void sum_pixels(const void *x, bool bf16, int64_t at, int64_t pixels, int64_t ld,
+                           int vecs, int64_t lanes, const vf *m, int power, vf *all)
 {
-    vf all = v_zero();
+    for (int v = 0; v < vecs; v++)
+        all[v] = v_zero();
     for (int64_t i = 0; i < pixels;) {
-        vf part = v_zero();
+        vf part[STATS];
+        for (int v = 0; v < vecs; v++)
+            part[v] = v_zero();
         for (int k = 0; k < 64 && i < pixels; k++) {
             const int64_t n = pixels - i < 64 ? pixels - i : 64;
-            part += sum_rows(x, bf16, at + i * ld, n, ld, lanes, m, power);
+            sum_rows(x, bf16, at + i * ld, n, ld, vecs, lanes, m, power, part);
             i += n;
         }
-        all += part;
+        for (int v = 0; v < vecs; v++)
+            all[v] += part[v];
     }
-    return all;
 }
 
 /* Two passes: the squares are of differences from the mean. */
+CPU_INLINE void stats_of(const void *x, bool bf16, int64_t pixels, int64_t ld, int64_t c, int vecs,
+                         int64_t lanes, float *mean, float *m2)
+{
+    const vf count = v_set((float)pixels);
+    vf m[STATS], sum[STATS];
+    for (int v = 0; v < vecs; v++)
+        m[v] = v_zero();
+    sum_pixels(x, bf16, c, pixels, ld, vecs, lanes, m, 1, sum);
+    for (int v = 0; v < vecs; v++) {
+        m[v] = sum[v] / count;
+        v_store_n(mean + c + v * VW, m[v], lanes);
+    }
+    sum_pixels(x, bf16, c, pixels, ld, vecs, lanes, m, 2, sum);
+    for (int v = 0; v < vecs; v++)
+        v_store_n(m2 + c + v * VW, sum[v], lanes);
+}
+
 CPU_INLINE void stats_as(const void *x, bool bf16, int64_t pixels, int64_t ld, int64_t channels,
                          float *mean, float *m2)
 {
-    const vf count = v_set((float)pixels);
-    for (int64_t c = 0; c < channels; c += VW) {
-        const int64_t n = channels - c < VW ? channels - c : VW;
-        const vf m = sum_pixels(x, bf16, c, pixels, ld, n, v_zero(), 1) / count;
-        v_store_n(mean + c, m, n);
-        v_store_n(m2 + c, sum_pixels(x, bf16, c, pixels, ld, n, m, 2), n);
-    }
+    int64_t c = 0;
+    for (; c + STATS * VW <= channels; c += STATS * VW)
+        stats_of(x, bf16, pixels, ld, c, STATS, VW, mean, m2);
+    for (; c < channels; c += VW)
+        stats_of(x, bf16, pixels, ld, c, 1, channels - c < VW ? channels - c : VW, mean, m2);
 }
 
 static void channel_stats(const void *x, bool bf16, int64_t pixels, int64_t ld, int64_t channels,

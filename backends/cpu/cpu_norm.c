@@ -8,6 +8,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { WIDE = 64 }; /* channels of a task at most, if groups are not larger */
+
 struct norm {
     demist_op op;
     demist_view x, y;
@@ -24,7 +26,7 @@ struct norm {
 struct call {
     const struct cpu_run *run;
     const struct norm *norm;
-    int64_t chunks, pixel_chunk, pixel_chunks;
+    int64_t chunk, chunks, pixel_chunk, pixel_chunks;
 };
 
 static int64_t gcd(int64_t a, int64_t b)
@@ -133,10 +135,10 @@ static void group_task(void *arg, int64_t task, int worker)
     const struct call *call = arg;
     const struct norm *m = call->norm;
     const struct cpu_run *run = call->run;
-    const int64_t image = task / call->chunks, first = task % call->chunks * m->chunk;
-    const int64_t n = cpu_least(m->chunk, m->channels - first);
-    float *mean = cpu_scratch(run, worker), *m2 = mean + m->chunk, *scale = m2 + m->chunk;
-    float *shift = scale + m->chunk;
+    const int64_t image = task / call->chunks, first = task % call->chunks * call->chunk;
+    const int64_t n = cpu_least(call->chunk, m->channels - first);
+    float *mean = cpu_scratch(run, worker), *m2 = mean + call->chunk, *scale = m2 + call->chunk;
+    float *shift = scale + call->chunk;
     const void *x = cpu_element(run, &m->x, image * m->x.stride[0] + first);
     void *y = cpu_element(run, &m->y, image * m->y.stride[0] + first);
     run->kernels->channel_stats(x, m->x.type == CPU_BF16, m->pixels, m->ldx, n, mean, m2);
@@ -150,8 +152,12 @@ static void group_task(void *arg, int64_t task, int worker)
 static demist_status run_group(struct cpu_run *run, const void *op)
 {
     const struct norm *m = op;
-    struct call call = {.run = run, .norm = m, .chunks = cpu_ceil(m->channels, m->chunk)};
-    const int64_t images = cpu_images(run, &m->y);
+    const int64_t images = cpu_images(run, &m->y), wanted = 2 * (int64_t)run->host->n_workers;
+    struct call call = {.run = run, .norm = m, .chunk = m->chunk};
+    /* some chunks as one where enough tasks remain: their cache lines lie side by side */
+    while (2 * call.chunk <= WIDE && images * cpu_ceil(m->channels, 2 * call.chunk) >= wanted)
+        call.chunk *= 2;
+    call.chunks = cpu_ceil(m->channels, call.chunk);
     cpu_parallel(run, images * call.chunks, group_task, &call,
                  (double)images * (double)m->channels * (double)m->pixels * 2);
     return DEMIST_OK;
@@ -268,7 +274,7 @@ static demist_status plan_channels(demist_program *p, const struct cpu_fused *f,
     m->groups = group ? node->attrs.norm.groups : m->channels;
     const int64_t size = m->channels / m->groups;
     m->chunk = group ? size / gcd(size, CPU_CHANNELS) * CPU_CHANNELS : m->channels;
-    cpu_need_scratch(p, 4 * m->chunk + 64);
+    cpu_need_scratch(p, 4 * (m->chunk > WIDE ? m->chunk : WIDE) + 64);
     return DEMIST_OK;
 }
 
