@@ -178,6 +178,7 @@ static void test_f32_products_of_libraries_are_within_their_bounds(void **state)
     check_precision(DEMIST_PRECISION_F32);
 }
 
+#ifndef __SANITIZE_ADDRESS__
 static void test_tf32_products_of_libraries_are_within_their_bounds(void **state)
 {
     check_precision(DEMIST_PRECISION_TF32);
@@ -187,6 +188,7 @@ static void test_f16_products_of_libraries_are_within_their_bounds(void **state)
 {
     check_precision(DEMIST_PRECISION_F16);
 }
+#endif
 
 static void test_bf16_products_of_libraries_are_within_their_bounds(void **state)
 {
@@ -531,8 +533,10 @@ int main(void)
     dnn = load(LIBRARIES "/libcudnn.so.9");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_f32_products_of_libraries_are_within_their_bounds, reset),
+#ifndef __SANITIZE_ADDRESS__ /* takes its time, and there is no other code in them */
         cmocka_unit_test_setup(test_tf32_products_of_libraries_are_within_their_bounds, reset),
         cmocka_unit_test_setup(test_f16_products_of_libraries_are_within_their_bounds, reset),
+#endif
         cmocka_unit_test_setup(test_bf16_products_of_libraries_are_within_their_bounds, reset),
         cmocka_unit_test_setup(test_strict_and_untuned_programs_have_own_kernels, reset),
         cmocka_unit_test_setup(test_missing_libraries_are_done_without, reset),

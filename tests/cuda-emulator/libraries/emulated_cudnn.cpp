@@ -428,7 +428,8 @@ cudnnStatus_t tell(const descriptor *d, int name, int64_t most, int64_t *n, void
     } else if (d->type == ENGINE && name == CUDNN_ATTR_ENGINE_NUMERICAL_NOTE) {
         const auto &notes = engine_at(d->at<int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX))->notes;
         *n = static_cast<int64_t>(notes.size());
-        memcpy(values, notes.data(), notes.size() * sizeof(int));
+        if (!notes.empty())
+            memcpy(values, notes.data(), notes.size() * sizeof(int));
     } else if (d->type == PLAN && name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE) {
         const int64_t bytes = workspace_of(d->child(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG));
         memcpy(values, &bytes, sizeof bytes);
