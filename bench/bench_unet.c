@@ -3,7 +3,7 @@
  *
  *     bench_BACKEND_unet [threads [OPTION [profile|plain [PRECISION]]]]
  *
- * OPTION is one of the backend ("isa=avx2", "device=gpu"), PRECISION f32 (default) or bf16.
+ * OPTION is one of the backend ("isa=avx2", "device=gpu"), PRECISION f32 (default), bf16 or f16.
  * cpu_peers.py compares with others. */
 #include "testing.h"
 
@@ -131,10 +131,13 @@ int main(int argc, char **argv)
     if (dm_graph_lower(graph, &options, &lowered, &err) != DEMIST_OK)
         fail_msg("%s", err.text);
     const bool profile = argc > 3 && strcmp(argv[3], "profile") == 0;
-    const bool bf16 = argc > 4 && strcmp(argv[4], "bf16") == 0;
+    demist_precision precision = DEMIST_PRECISION_F32;
+    if (argc > 4 && strcmp(argv[4], "bf16") == 0)
+        precision = DEMIST_PRECISION_BF16;
+    else if (argc > 4 && strcmp(argv[4], "f16") == 0)
+        precision = DEMIST_PRECISION_F16;
     for (int n = 1; n <= 16; n *= 4)
-        run(&h, dm_graph_view(lowered.graph), n,
-            bf16 ? DEMIST_PRECISION_BF16 : DEMIST_PRECISION_F32, profile);
+        run(&h, dm_graph_view(lowered.graph), n, precision, profile);
     dm_graph_destroy(lowered.graph);
     dm_graph_destroy(graph);
     unet_release(weights);

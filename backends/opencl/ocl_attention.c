@@ -42,7 +42,7 @@ static demist_status need_vectors(demist_program *p, int32_t node, int32_t axis,
         }
     view->stride[axis] = 1;
     view->offset = 0;
-    view->storage = ocl_new_storage(p, view->batched, step);
+    view->storage = ocl_new_storage(p, view->batched, step, ocl_type_of(p, &from));
     if (view->storage < 0)
         return DEMIST_NO_MEMORY;
     return ocl_add_copy(p, node, view, &from);
@@ -57,7 +57,8 @@ demist_status ocl_add_attention(demist_program *p, const demist_node *node)
     struct ocl_view q, k, v, y;
     struct ocl_draft d;
     cl_kernel kernel;
-    char defines[64];
+    char defines[160] = "";
+    struct ocl_text text = ocl_text_behind(defines, sizeof defines);
     OCL_TRY(ocl_value_of(p, node->inputs[0], &q));
     OCL_TRY(ocl_value_of(p, node->inputs[1], &k));
     OCL_TRY(ocl_value_of(p, node->inputs[2], &v));
@@ -69,11 +70,13 @@ demist_status ocl_add_attention(demist_program *p, const demist_node *node)
         OCL_TRY(ocl_need_contiguous(p, node->id, 2, &k));
         OCL_TRY(ocl_need_contiguous(p, node->id, 2, &v));
     }
-    OCL_TRY(ocl_result(p, node, order, &y));
+    OCL_TRY(ocl_result(p, node, order, ocl_type_of_result(p, node), &y));
     const int64_t queries = q.shape[3], width = v.shape[2];
     const struct ocl_tile tile = attention_tile(p->device, queries, width);
-    snprintf(defines, sizeof defines, "#define ROWS %d\n#define COLUMNS %d\n", tile.rows,
-             tile.columns);
+    const struct ocl_view *all[] = {&q, &k, &v, &y};
+    ocl_print(&text, "#define ROWS %d\n#define COLUMNS %d\n", tile.rows, tile.columns);
+    for (int i = 0; i < 4; i++)
+        ocl_print(&text, "#define TYPE_%c %s\n", "QKVY"[i], ocl_type_name(ocl_type_of(p, all[i])));
     OCL_TRY(ocl_kernel(p->device, "attention.cl", defines, "attention", &kernel));
     ocl_draft_init(&d, node->id, kernel);
     ocl_put_in(&d, &q);
@@ -85,7 +88,6 @@ demist_status ocl_add_attention(demist_program *p, const demist_node *node)
     ocl_put_int(&d, q.shape[2]);
     ocl_put_int(&d, width);
     ocl_put_int(&d, y.shape[1]);
-    const struct ocl_view *all[] = {&q, &k, &v, &y};
     for (int i = 0; i < 4; i++) {
         ocl_put_int(&d, all[i]->stride[0]);
         ocl_put_int(&d, all[i]->stride[1]);

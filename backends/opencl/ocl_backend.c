@@ -325,12 +325,6 @@ static const demist_device_info *device_info(demist_device *device)
     return device->info;
 }
 
-static bool has_precision(demist_device *device, demist_precision precision)
-{
-    (void)device;
-    return precision == DEMIST_PRECISION_F32 || precision == DEMIST_PRECISION_STRICT;
-}
-
 static void destroy(void *self)
 {
     struct ocl *o = self;
@@ -651,7 +645,7 @@ static const demist_backend_vtable vtable = {
     .devices = devices,
     .open = open_device,
     .close = close_device,
-    .has_precision = has_precision,
+    .has_precision = ocl_has_precision,
     .buffer_create = ocl_buffer_create,
     .buffer_destroy = ocl_buffer_destroy,
     .buffer_write = buffer_write,

@@ -58,10 +58,11 @@ static int32_t new_storage(demist_program *p, struct ocl_storage storage)
     return p->n_storages++;
 }
 
-int32_t ocl_new_storage(demist_program *p, bool batched, int64_t elements)
+int32_t ocl_new_storage(demist_program *p, bool batched, int64_t elements, enum ocl_type type)
 {
     return new_storage(
-        p, (struct ocl_storage){.place = OCL_ARENA, .batched = batched, .elements = elements});
+        p, (struct ocl_storage){
+               .place = OCL_ARENA, .type = type, .batched = batched, .elements = elements});
 }
 
 int32_t ocl_new_ints(demist_program *p, int32_t n, const int32_t *ints)
@@ -272,6 +273,42 @@ void ocl_set_result(demist_program *p, const demist_node *node, const struct ocl
     p->values[node->id].view = *view;
 }
 
+/* --- element types --- */
+
+enum ocl_type ocl_type_of(const demist_program *p, const struct ocl_view *view)
+{
+    return view->storage < p->n_storages ? p->storages[view->storage].type : OCL_F32;
+}
+
+const char *ocl_type_name(enum ocl_type type)
+{
+    return type == OCL_F16 ? "f16" : "f32";
+}
+
+enum ocl_type ocl_type_of_result(const demist_program *p, const demist_node *node)
+{
+    return demist_is_batched(node) && node->rank > 2 && !p->values[node->id].is_output ? p->narrow
+                                                                                       : OCL_F32;
+}
+
+enum ocl_type ocl_type_like(const demist_program *p, const demist_node *node, int32_t n,
+                            const struct ocl_view *inputs)
+{
+    bool narrow = n > 0 && !p->values[node->id].is_output;
+    for (int32_t i = 0; i < n; i++)
+        narrow = narrow && ocl_type_of(p, &inputs[i]) == OCL_F16;
+    return narrow ? OCL_F16 : OCL_F32;
+}
+
+demist_status ocl_typed_kernel(demist_device *device, const char *source, enum ocl_type x,
+                               enum ocl_type y, const char *name, cl_kernel *kernel)
+{
+    char before[64] = "";
+    struct ocl_text text = ocl_text_behind(before, sizeof before);
+    ocl_print(&text, "#define TYPE_X %s\n#define TYPE_Y %s\n", ocl_type_name(x), ocl_type_name(y));
+    return ocl_kernel(device, source, before, name, kernel);
+}
+
 /* --- where results go --- */
 
 /* Strides with axes in memory as order[] says; returns the elements of an image. */
@@ -287,12 +324,12 @@ static int64_t lay_out(struct ocl_view *view, const int32_t *order)
 }
 
 demist_status ocl_result(demist_program *p, const demist_node *node, const int32_t *order,
-                         struct ocl_view *view)
+                         enum ocl_type type, struct ocl_view *view)
 {
     *view = (struct ocl_view){.batched = demist_is_batched(node), .rank = node->rank};
     memcpy(view->shape, node->shape, sizeof view->shape);
     const int64_t elements = lay_out(view, order);
-    view->storage = ocl_new_storage(p, view->batched, elements);
+    view->storage = ocl_new_storage(p, view->batched, elements, type);
     return view->storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
 
@@ -313,30 +350,33 @@ static void order_last(int32_t rank, int32_t axis, int32_t *order)
         order[rank - 1] = axis;
 }
 
-demist_status ocl_result_pixels(demist_program *p, const demist_node *node, struct ocl_view *view)
+demist_status ocl_result_pixels(demist_program *p, const demist_node *node, enum ocl_type type,
+                                struct ocl_view *view)
 {
     int32_t order[DEMIST_MAX_RANK] = {0};
     order_last(node->rank, node->rank > 1 ? 1 : 0, order);
-    return ocl_result(p, node, order, view);
+    return ocl_result(p, node, order, type, view);
 }
 
-demist_status ocl_result_dense(demist_program *p, const demist_node *node, struct ocl_view *view)
+demist_status ocl_result_dense(demist_program *p, const demist_node *node, enum ocl_type type,
+                               struct ocl_view *view)
 {
     int32_t order[DEMIST_MAX_RANK] = {0};
     order_rows(node->rank, order);
-    return ocl_result(p, node, order, view);
+    return ocl_result(p, node, order, type, view);
 }
 
 demist_status ocl_result_like(demist_program *p, const demist_node *node,
-                              const struct ocl_view *like, struct ocl_view *view)
+                              const struct ocl_view *like, enum ocl_type type,
+                              struct ocl_view *view)
 {
     int32_t order[DEMIST_MAX_RANK] = {0};
     const int32_t first = demist_is_batched(node) ? 1 : 0;
     if (like->rank != node->rank)
-        return ocl_result_dense(p, node, view);
+        return ocl_result_dense(p, node, type, view);
     for (int32_t i = first; i < node->rank; i++)
         if (like->shape[i] != node->shape[i] || (like->stride[i] == 0 && like->shape[i] != 1))
-            return ocl_result_dense(p, node, view); /* a repeated axis tells no order */
+            return ocl_result_dense(p, node, type, view); /* a repeated axis tells no order */
     order_rows(node->rank, order);
     for (int32_t i = first; i < node->rank; i++) {
         int32_t at = i;
@@ -347,7 +387,7 @@ demist_status ocl_result_like(demist_program *p, const demist_node *node,
         }
         order[at] = i;
     }
-    return ocl_result(p, node, order, view);
+    return ocl_result(p, node, order, type, view);
 }
 
 demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *order,
@@ -356,7 +396,7 @@ demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *or
     const struct ocl_view from = *view;
     const int64_t elements = lay_out(view, order);
     view->offset = 0;
-    view->storage = ocl_new_storage(p, view->batched, elements);
+    view->storage = ocl_new_storage(p, view->batched, elements, ocl_type_of(p, &from));
     if (view->storage < 0)
         return DEMIST_NO_MEMORY;
     return ocl_add_copy(p, node, view, &from);
@@ -437,14 +477,19 @@ static demist_status add_view(demist_program *p, const demist_node *node)
 static demist_status add_concat(demist_program *p, const demist_node *node)
 {
     const int32_t axis = node->attrs.axis.axis;
-    struct ocl_view whole;
+    struct ocl_view whole, from;
     int64_t offset = 0;
+    enum ocl_type type = OCL_F16;
+    for (int32_t i = 0; i < node->n_inputs && type == OCL_F16; i++) {
+        OCL_TRY(ocl_value_of(p, node->inputs[i], &from));
+        type = ocl_type_like(p, node, 1, &from);
+    }
     if (node->rank == 4 && axis == 1 && node->dtype == DEMIST_F32)
-        OCL_TRY(ocl_result_pixels(p, node, &whole));
+        OCL_TRY(ocl_result_pixels(p, node, type, &whole));
     else
-        OCL_TRY(ocl_result_dense(p, node, &whole));
+        OCL_TRY(ocl_result_dense(p, node, type, &whole));
     for (int32_t i = 0; i < node->n_inputs; i++) {
-        struct ocl_view from, to = whole;
+        struct ocl_view to = whole;
         OCL_TRY(ocl_value_of(p, node->inputs[i], &from));
         to.shape[axis] = from.shape[axis];
         to.offset += offset * whole.stride[axis];
@@ -590,12 +635,19 @@ static demist_status add_nodes(demist_program *p, const demist_graph *graph)
     return DEMIST_OK;
 }
 
+/* While a product is measured, its input is what stands for a value inside another program. */
+static enum ocl_type type_of_input(const demist_program *p, const demist_node *node)
+{
+    return p->device->narrow_inputs && demist_is_batched(node) ? p->narrow : OCL_F32;
+}
+
 static demist_status define_leaves(demist_program *p, const demist_graph *graph)
 {
     for (int32_t i = 0; i < graph->n_inputs; i++) {
         const demist_node *node = graph->inputs[i];
         const int32_t storage =
             new_storage(p, (struct ocl_storage){.place = OCL_INPUT,
+                                                .type = type_of_input(p, node),
                                                 .written = true,
                                                 .varies = true,
                                                 .batched = demist_is_batched(node),
@@ -627,8 +679,9 @@ static demist_status define_outputs(demist_program *p, const demist_graph *graph
         OCL_TRY(ocl_value_of(p, node, &view));
         struct ocl_storage *storage = &p->storages[view.storage];
         p->output_nodes[i] = node->id;
-        if (storage->place == OCL_ARENA && view.offset == 0 && ocl_is_dense(&view) &&
-            storage->batched == view.batched && storage->elements == ocl_elements(&view)) {
+        if (storage->place == OCL_ARENA && storage->type == OCL_F32 && view.offset == 0 &&
+            ocl_is_dense(&view) && storage->batched == view.batched &&
+            storage->elements == ocl_elements(&view)) {
             storage->place = OCL_OUTPUT;
             storage->where = i;
             continue;
@@ -655,7 +708,7 @@ static demist_status storage_bytes(const demist_program *p, const struct ocl_sto
     const int64_t images = s->batched ? p->max_batch : 1;
     int64_t elements;
     if (!__builtin_mul_overflow(s->elements, images, &elements) && elements < INT32_MAX) {
-        *bytes = (elements * 4 + ALIGN - 1) / ALIGN * ALIGN;
+        *bytes = (elements * ocl_size_of(s->type) + ALIGN - 1) / ALIGN * ALIGN;
         return DEMIST_OK;
     }
     return host_of(p)->fail(host_of(p), DEMIST_NO_MEMORY,
@@ -760,9 +813,9 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
         return host->fail(host, DEMIST_NO_MEMORY,
                           "%" PRId64 " images are more than memory can hold: lower the batch",
                           info->max_batch);
-    if (info->precision != DEMIST_PRECISION_F32 && info->precision != DEMIST_PRECISION_STRICT)
+    if (!ocl_has_precision(device, info->precision))
         return host->fail(host, DEMIST_UNSUPPORTED,
-                          "the opencl backend computes in f32 or strict precision only");
+                          "the opencl backend computes in f32, strict or f16 precision only");
     for (int32_t i = 0; i < graph->n_nodes; i++) {
         const demist_node *node = graph->nodes[i];
         const char *why = NULL;
@@ -809,6 +862,8 @@ static demist_status alloc_tables(demist_program *p, const demist_graph *graph)
         p->profile[i].node = i;
         p->profiles[i] = &p->profile[i];
     }
+    for (int32_t i = 0; i < graph->n_outputs; i++)
+        p->values[graph->outputs[i]->id].is_output = true;
     return DEMIST_OK;
 }
 
@@ -836,6 +891,7 @@ demist_status ocl_compile(demist_device *device, const demist_graph *graph,
     p->device = device;
     p->flags = info->flags;
     p->precision = info->precision;
+    p->narrow = info->precision == DEMIST_PRECISION_F16 ? OCL_F16 : OCL_F32;
     p->max_batch = info->max_batch;
     p->zeros = -1;
     const demist_status status = build(p, graph, info);

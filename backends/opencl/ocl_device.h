@@ -82,6 +82,7 @@ struct demist_device {
     struct ocl_built *built;
     struct ocl_tuned *tuned;
     const struct ocl_variant *forced; /* while measuring */
+    bool narrow_inputs;               /* while measuring: as they are inside the program */
 };
 
 struct demist_buffer {

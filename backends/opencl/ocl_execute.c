@@ -29,7 +29,7 @@ struct run {
 static cl_int set_value(cl_kernel kernel, cl_uint *at, const struct ocl_arg *arg,
                         const struct ocl_place_of *place)
 {
-    const cl_long first = place->offset / 4 + arg->offset;
+    const cl_long first = place->offset / place->size + arg->offset;
     const cl_int error = clSetKernelArg(kernel, (*at)++, sizeof place->memory, &place->memory);
     return error != CL_SUCCESS ? error : clSetKernelArg(kernel, (*at)++, sizeof first, &first);
 }
@@ -163,19 +163,21 @@ static demist_status check_buffers(const demist_program *p, demist_buffer *const
 static struct ocl_place_of place_of(const demist_program *p, const struct ocl_storage *s,
                                     demist_buffer *const *buffers)
 {
+    const int64_t size = ocl_size_of(s->type);
     switch (s->place) {
     case OCL_INPUT:
-        return (struct ocl_place_of){buffers ? buffers[s->where]->memory : NULL, 0};
+        return (struct ocl_place_of){buffers ? buffers[s->where]->memory : NULL, 0, size};
     case OCL_OUTPUT:
-        return (struct ocl_place_of){buffers ? buffers[p->n_inputs + s->where]->memory : NULL, 0};
+        return (struct ocl_place_of){buffers ? buffers[p->n_inputs + s->where]->memory : NULL, 0,
+                                     size};
     case OCL_FIXED:
-        return (struct ocl_place_of){p->fixed, s->where};
+        return (struct ocl_place_of){p->fixed, s->where, size};
     case OCL_RAW:
-        return (struct ocl_place_of){p->raw, s->where};
+        return (struct ocl_place_of){p->raw, s->where, size};
     case OCL_ARENA:
         break;
     }
-    return (struct ocl_place_of){p->arena, s->where};
+    return (struct ocl_place_of){p->arena, s->where, size};
 }
 
 demist_status ocl_bind(demist_program *program, demist_buffer *const *buffers, int32_t n,
@@ -269,7 +271,7 @@ static demist_status observe_after(const struct run *run, const demist_binding *
         const struct ocl_observer *o = &b->observers[i];
         if (!o->buffer || p->values[o->node].ready != step)
             continue;
-        b->places[p->n_storages] = (struct ocl_place_of){o->buffer->memory, 0};
+        b->places[p->n_storages] = (struct ocl_place_of){o->buffer->memory, 0, 4};
         OCL_TRY(run_launch(run, &o->copy));
     }
     return DEMIST_OK;
@@ -382,7 +384,7 @@ static demist_status add_observer(demist_binding *b, int32_t id, struct ocl_obse
     const struct ocl_view *from = &p->values[id].view;
     const struct ocl_view to = ocl_dense(p->n_storages, from->batched, from->rank, from->shape);
     struct ocl_draft draft;
-    OCL_TRY(ocl_copy_launch(p->device, id, &to, from, &draft));
+    OCL_TRY(ocl_copy_launch(p, id, &to, from, &draft));
     const size_t bytes = sizeof *draft.args * (size_t)draft.launch.n_args;
     draft.launch.args = host_of(p)->alloc(host_of(p), bytes, 0);
     if (!draft.launch.args)

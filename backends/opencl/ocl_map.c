@@ -17,12 +17,13 @@ static const char *name_of(int32_t view, char *name, size_t size)
     return name;
 }
 
-static void print_arguments(struct ocl_text *s, const struct ocl_nest *nest, int32_t n)
+static void print_arguments(struct ocl_text *s, const struct ocl_nest *nest, int32_t n,
+                            const enum ocl_type *types)
 {
     char name[16];
-    ocl_print(s, "__kernel void map(OUT(o)");
+    ocl_print(s, "__kernel void map(OUT_OF(%s, o)", ocl_type_name(types[0]));
     for (int32_t k = 1; k < n; k++)
-        ocl_print(s, ", IN(%s)", name_of(k, name, sizeof name));
+        ocl_print(s, ", IN_OF(%s, %s)", ocl_type_name(types[k]), name_of(k, name, sizeof name));
     ocl_print(s, ", int width");
     for (int32_t d = 1; d < nest->rank - 1; d++)
         ocl_print(s, ", int size%d", (int)d);
@@ -52,32 +53,32 @@ static void print_row(struct ocl_text *s, const struct ocl_nest *nest, int32_t n
     }
 }
 
-static void print_call(struct ocl_text *s, const struct ocl_nest *nest, int32_t n, bool in_place,
-                       bool vector)
+static void print_call(struct ocl_text *s, const struct ocl_nest *nest, int32_t n,
+                       const enum ocl_type *types, bool in_place, bool vector)
 {
     char name[16];
     const int32_t inner = nest->rank - 1;
     ocl_print(s, "value_%c(", vector ? 'v' : 's');
     if (!in_place)
         ocl_print(s, "0");
-    else if (nest->stride[0][inner] == 1)
-        ocl_print(s, vector ? "LOADV(o + x)" : "o[x]");
     else
-        ocl_print(s, "o[(long)x * STRIDE]");
+        ocl_print(s, "%s(%s, o + %s)", vector ? "GETV" : "GET", ocl_type_name(types[0]),
+                  nest->stride[0][inner] == 1 ? "x" : "(long)x * STRIDE");
     for (int32_t k = 1; k < n; k++) {
+        const char *type = ocl_type_name(types[k]);
         name_of(k, name, sizeof name);
         if (nest->stride[k][inner] == 0)
-            ocl_print(s, vector ? ", (VT)(*%s)" : ", *%s", name);
+            ocl_print(s, vector ? ", (VT)(GET(%s, %s))" : ", GET(%s, %s)", type, name);
         else if (nest->stride[k][inner] == 1)
-            ocl_print(s, vector ? ", LOADV(%s + x)" : ", %s[x]", name);
+            ocl_print(s, ", %s(%s, %s + x)", vector ? "GETV" : "GET", type, name);
         else
-            ocl_print(s, ", %s[(long)x * %s_%d]", name, name, (int)inner);
+            ocl_print(s, ", GET(%s, %s + (long)x * %s_%d)", type, name, name, (int)inner);
     }
     ocl_print(s, " PASS_NUMBERS)");
 }
 
-static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t n, bool in_place,
-                        bool wide)
+static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t n,
+                        const enum ocl_type *types, bool in_place, bool wide)
 {
     const int32_t inner = nest->rank - 1;
     bool vectors = wide && nest->stride[0][inner] == 1;
@@ -90,14 +91,14 @@ static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t
     else
         ocl_print(s, "    int x = get_global_id(0);\n    const int end = min(x + 1, width);\n");
     if (vectors) {
-        ocl_print(s, "    for (; x + VECTOR <= end; x += VECTOR)\n        STOREV(");
-        print_call(s, nest, n, in_place, true);
+        ocl_print(s, "    for (; x + VECTOR <= end; x += VECTOR)\n        PUTV(%s, ",
+                  ocl_type_name(types[0]));
+        print_call(s, nest, n, types, in_place, true);
         ocl_print(s, ", o + x);\n");
     }
-    ocl_print(s, "    for (; x < end; x++)\n        o[%s] = ",
-              nest->stride[0][inner] == 1 ? "x" : "(long)x * STRIDE");
-    print_call(s, nest, n, in_place, false);
-    ocl_print(s, ";\n}\n");
+    ocl_print(s, "    for (; x < end; x++)\n        PUT(%s, ", ocl_type_name(types[0]));
+    print_call(s, nest, n, types, in_place, false);
+    ocl_print(s, ", o + %s);\n}\n", nest->stride[0][inner] == 1 ? "x" : "(long)x * STRIDE");
 }
 
 static struct ocl_count rows_of(const struct ocl_nest *nest)
@@ -111,7 +112,8 @@ static struct ocl_count rows_of(const struct ocl_nest *nest)
 }
 
 static demist_status map_kernel(demist_device *device, const struct ocl_expression *e,
-                                const struct ocl_nest *nest, int32_t n, cl_kernel *kernel)
+                                const struct ocl_nest *nest, int32_t n, const enum ocl_type *types,
+                                cl_kernel *kernel)
 {
     const demist_host *host = device->host;
     char *text = host->alloc(host, SOURCE, 0);
@@ -121,9 +123,9 @@ static demist_status map_kernel(demist_device *device, const struct ocl_expressi
     if (status == DEMIST_OK) {
         struct ocl_text s = ocl_text_behind(text, SOURCE);
         ocl_print(&s, "#define STRIDE o_%d\n", (int)nest->rank - 1);
-        print_arguments(&s, nest, n);
+        print_arguments(&s, nest, n, types);
         print_row(&s, nest, n);
-        print_loops(&s, nest, n, e->in_place, device->style == OCL_WIDE);
+        print_loops(&s, nest, n, types, e->in_place, device->style == OCL_WIDE);
         status = s.overflow ? host->fail(host, DEMIST_INTERNAL, "a fused kernel is too long")
                             : ocl_kernel(device, "empty.cl", text, "map", kernel);
     }
@@ -131,17 +133,22 @@ static demist_status map_kernel(demist_device *device, const struct ocl_expressi
     return status;
 }
 
-static demist_status map_launch(demist_device *device, int32_t node, struct ocl_expression *e,
-                                const struct ocl_view *out, struct ocl_draft *d)
+static demist_status map_launch(const demist_program *p, int32_t node,
+                                const struct ocl_expression *e, const struct ocl_view *out,
+                                struct ocl_draft *d)
 {
+    demist_device *device = p->device;
     struct ocl_view views[OCL_MAX_OPERANDS + 1] = {*out};
+    enum ocl_type types[OCL_MAX_OPERANDS + 1] = {ocl_type_of(p, out)};
     struct ocl_nest nest;
     cl_kernel kernel = NULL;
     const int32_t n = e->n_operands + 1;
-    for (int32_t i = 1; i < n; i++)
+    for (int32_t i = 1; i < n; i++) {
         views[i] = ocl_broadcast(&e->operand[i - 1].view, out);
+        types[i] = ocl_type_of(p, &views[i]);
+    }
     ocl_nest_init(&nest, n, views);
-    OCL_TRY(map_kernel(device, e, &nest, n, &kernel));
+    OCL_TRY(map_kernel(device, e, &nest, n, types, &kernel));
     ocl_draft_init(d, node, kernel);
     ocl_put_out(d, &views[0]);
     for (int32_t i = 1; i < n; i++)
@@ -167,7 +174,7 @@ demist_status ocl_add_map(demist_program *p, int32_t node, struct ocl_expression
                           const struct ocl_view *out)
 {
     struct ocl_draft d;
-    OCL_TRY(map_launch(p->device, node, e, out, &d));
+    OCL_TRY(map_launch(p, node, e, out, &d));
     return ocl_add_launch(p, &d.launch);
 }
 
@@ -178,12 +185,12 @@ static void copy_expression(struct ocl_expression *e, const struct ocl_view *fro
     ocl_expression_let(e, NULL, "v0");
 }
 
-demist_status ocl_copy_launch(demist_device *device, int32_t node, const struct ocl_view *to,
+demist_status ocl_copy_launch(const demist_program *p, int32_t node, const struct ocl_view *to,
                               const struct ocl_view *from, struct ocl_draft *d)
 {
     struct ocl_expression e;
     copy_expression(&e, from);
-    return map_launch(device, node, &e, to, d);
+    return map_launch(p, node, &e, to, d);
 }
 
 demist_status ocl_add_copy(demist_program *p, int32_t node, const struct ocl_view *to,
@@ -196,19 +203,41 @@ demist_status ocl_add_copy(demist_program *p, int32_t node, const struct ocl_vie
 
 /* --- ops --- */
 
-/* The layout of the operand that has the result's shape. */
+static bool has_shape(const struct ocl_view *v, const demist_node *node)
+{
+    bool same = v->rank == node->rank && v->batched == demist_is_batched(node);
+    for (int32_t k = v->batched ? 1 : 0; same && k < v->rank; k++)
+        same = v->shape[k] == node->shape[k];
+    return same;
+}
+
+static bool repeats(const struct ocl_view *v)
+{
+    for (int32_t k = v->batched ? 1 : 0; k < v->rank; k++)
+        if (v->stride[k] == 0 && v->shape[k] != 1)
+            return true;
+    return false;
+}
+
+/* The layout of the first operand that has the result's shape and repeats nothing, the type of all
+ * that have its shape. */
 static demist_status result_like_operands(demist_program *p, const demist_node *result,
                                           const struct ocl_expression *e, struct ocl_view *out)
 {
+    struct ocl_view same[OCL_MAX_OPERANDS];
+    const struct ocl_view *like = NULL;
+    int32_t n = 0;
     for (int32_t i = 0; i < e->n_operands; i++) {
         const struct ocl_view *v = &e->operand[i].view;
-        bool same = v->rank == result->rank && v->batched == demist_is_batched(result);
-        for (int32_t k = v->batched ? 1 : 0; same && k < v->rank; k++)
-            same = v->shape[k] == result->shape[k] && (v->stride[k] != 0 || v->shape[k] == 1);
-        if (same)
-            return ocl_result_like(p, result, v, out);
+        if (!has_shape(v, result))
+            continue;
+        if (!like && !repeats(v))
+            like = v;
+        same[n++] = *v;
     }
-    return ocl_result_dense(p, result, out);
+    const enum ocl_type type = ocl_type_like(p, result, n, same);
+    return like ? ocl_result_like(p, result, like, type, out)
+                : ocl_result_dense(p, result, type, out);
 }
 
 demist_status ocl_add_elementwise(demist_program *p, const struct ocl_fused *f)
@@ -233,7 +262,7 @@ demist_status ocl_add_scalar(demist_program *p, const demist_node *node)
     e.number[n].is_slot = true;
     e.number[n].slot = node->attrs.scalar.slot;
     ocl_expression_let(&e, node, "(T)(num%d)", (int)n);
-    OCL_TRY(ocl_result_dense(p, node, &out));
+    OCL_TRY(ocl_result_dense(p, node, OCL_F32, &out));
     OCL_TRY(ocl_add_map(p, node->id, &e, &out));
     ocl_set_result(p, node, &out);
     return DEMIST_OK;
@@ -251,7 +280,7 @@ demist_status ocl_add_cast(demist_program *p, const demist_node *node)
                        same                        ? "v0"
                        : node->dtype == DEMIST_I32 ? "F(d_to_int)(v0)"
                                                    : "F(d_from_int)(v0)");
-    OCL_TRY(ocl_result_like(p, node, &from, &out));
+    OCL_TRY(ocl_result_like(p, node, &from, same ? ocl_type_of(p, &from) : OCL_F32, &out));
     OCL_TRY(ocl_add_map(p, node->id, &e, &out));
     ocl_set_result(p, node, &out);
     return DEMIST_OK;
@@ -262,7 +291,7 @@ demist_status ocl_add_pad(demist_program *p, const demist_node *node)
     struct ocl_expression zero;
     struct ocl_view from, out;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
-    OCL_TRY(ocl_result_dense(p, node, &out));
+    OCL_TRY(ocl_result_dense(p, node, ocl_type_of(p, &from), &out));
     ocl_expression_init(&zero);
     ocl_expression_let(&zero, NULL, "(T)(0.0f)");
     OCL_TRY(ocl_add_map(p, node->id, &zero, &out));
@@ -282,7 +311,7 @@ demist_status ocl_add_upsample(demist_program *p, const demist_node *node)
     const int64_t f = node->attrs.upsample.factor;
     struct ocl_view from, out;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
-    OCL_TRY(ocl_result_pixels(p, node, &out));
+    OCL_TRY(ocl_result_pixels(p, node, ocl_type_of(p, &from), &out));
     struct ocl_view source = from, to = out;
     source.rank = to.rank = 6;
     for (int32_t axis = 2; axis < 4; axis++) {

@@ -107,7 +107,7 @@ static demist_status matrix(demist_program *p, const demist_node *node, int32_t 
 demist_status ocl_add_matmul(demist_program *p, const demist_node *node)
 {
     struct ocl_view a, b, result, y;
-    OCL_TRY(ocl_result_dense(p, node, &result));
+    OCL_TRY(ocl_result_dense(p, node, ocl_type_of_result(p, node), &result));
     OCL_TRY(matrix(p, node, 0, node->attrs.matmul.transpose_a, &result, &a));
     OCL_TRY(matrix(p, node, 1, node->attrs.matmul.transpose_b, &result, &b));
     y = result;

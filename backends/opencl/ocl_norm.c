@@ -60,6 +60,7 @@ static demist_status group_statistics(demist_program *p, const demist_node *norm
                                       struct ocl_view *scale)
 {
     demist_device *device = p->device;
+    const enum ocl_type type = ocl_type_of(p, x);
     const int64_t channels = x->shape[1], groups = norm->attrs.norm.groups;
     int64_t pixels = 1, stride = channels;
     for (int32_t i = x->rank - 1; i >= 2; i--) {
@@ -70,12 +71,12 @@ static demist_status group_statistics(demist_program *p, const demist_node *norm
     const int64_t parts = (pixels + PIXELS - 1) / PIXELS;
     const int64_t images = x->batched ? 1 : x->shape[0];
     const struct ocl_view partial = {
-        .storage = ocl_new_storage(p, x->batched, images * parts * 2 * channels)};
+        .storage = ocl_new_storage(p, x->batched, images * parts * 2 * channels, OCL_F32)};
     for (int k = 0; k < 2; k++) {
         struct ocl_view *view = k ? scale : mean;
         *view = *x;
         view->offset = 0;
-        view->storage = ocl_new_storage(p, x->batched, images * channels);
+        view->storage = ocl_new_storage(p, x->batched, images * channels, OCL_F32);
         for (int32_t i = 0; i < x->rank; i++)
             view->stride[i] = i == 0 ? channels : i == 1;
         if (view->storage < 0)
@@ -85,7 +86,7 @@ static demist_status group_statistics(demist_program *p, const demist_node *norm
         return DEMIST_NO_MEMORY;
     struct ocl_draft d;
     cl_kernel kernel;
-    OCL_TRY(ocl_kernel(device, "norm.cl", NULL, "group_partial", &kernel));
+    OCL_TRY(ocl_typed_kernel(device, "norm.cl", type, OCL_F32, "group_partial", &kernel));
     ocl_draft_init(&d, node, kernel);
     ocl_put_in(&d, x);
     ocl_put_out(&d, &partial);
@@ -100,7 +101,7 @@ static demist_status group_statistics(demist_program *p, const demist_node *norm
     ocl_put_range(&d, 2, ocl_images(x), 1, 1);
     OCL_TRY(ocl_add_launch(p, &d.launch));
 
-    OCL_TRY(ocl_kernel(device, "norm.cl", NULL, "group_statistics", &kernel));
+    OCL_TRY(ocl_typed_kernel(device, "norm.cl", type, OCL_F32, "group_statistics", &kernel));
     ocl_draft_init(&d, node, kernel);
     ocl_put_in(&d, &partial);
     ocl_put_out(&d, mean);
@@ -124,7 +125,7 @@ static demist_status begin_group_norm(demist_program *p, const struct ocl_fused 
     OCL_TRY(ocl_value_of(p, norm->inputs[0], &x));
     OCL_TRY(ocl_need_pixels(p, f->result->id, &x));
     OCL_TRY(group_statistics(p, norm, f->result->id, &x, &mean, &scale));
-    OCL_TRY(ocl_result_pixels(p, f->result, out));
+    OCL_TRY(ocl_result_pixels(p, f->result, ocl_type_of_result(p, f->result), out));
     return normalised(p, e, norm, &x, &mean, &scale, 1);
 }
 
@@ -149,7 +150,7 @@ static demist_status begin_layer_norm(demist_program *p, const struct ocl_fused 
         struct ocl_view *view = k ? &scale : &mean;
         *view = x;
         view->offset = 0;
-        view->storage = ocl_new_storage(p, batched, rows.a + rows.b);
+        view->storage = ocl_new_storage(p, batched, rows.a + rows.b, OCL_F32);
         if (view->storage < 0)
             return DEMIST_NO_MEMORY;
         for (int32_t i = 0; i < last; i++)
@@ -158,7 +159,8 @@ static demist_status begin_layer_norm(demist_program *p, const struct ocl_fused 
     }
     struct ocl_draft d;
     cl_kernel kernel;
-    OCL_TRY(ocl_kernel(p->device, "norm.cl", NULL, "row_statistics", &kernel));
+    OCL_TRY(ocl_typed_kernel(p->device, "norm.cl", ocl_type_of(p, &x), OCL_F32, "row_statistics",
+                             &kernel));
     ocl_draft_init(&d, f->result->id, kernel);
     ocl_put_in(&d, &x);
     ocl_put_out(&d, &mean);
@@ -168,7 +170,7 @@ static demist_status begin_layer_norm(demist_program *p, const struct ocl_fused 
     ocl_put_range(&d, 0, (struct ocl_count){64, 0}, 1, 64);
     ocl_put_range(&d, 1, rows, 1, 1);
     OCL_TRY(ocl_add_launch(p, &d.launch));
-    OCL_TRY(ocl_result_dense(p, f->result, out));
+    OCL_TRY(ocl_result_dense(p, f->result, ocl_type_of_result(p, f->result), out));
     return normalised(p, e, norm, &x, &mean, &scale, last);
 }
 
@@ -183,7 +185,7 @@ demist_status ocl_fold_norm(demist_program *p, int32_t node, const demist_node *
         OCL_TRY(ocl_value_of(p, norm->inputs[i + 1], &in[i]));
     for (int k = 0; k < 2; k++) {
         struct ocl_view *out = k ? shift : scale;
-        *out = ocl_dense(ocl_new_storage(p, false, in[0].shape[0]), false, 1, in[0].shape);
+        *out = ocl_dense(ocl_new_storage(p, false, in[0].shape[0], OCL_F32), false, 1, in[0].shape);
         if (out->storage < 0)
             return DEMIST_NO_MEMORY;
         ocl_expression_init(&e);
@@ -211,7 +213,7 @@ static demist_status begin_batch_norm(demist_program *p, const struct ocl_fused 
     ocl_expression_operand(e, NULL, &scale);
     ocl_expression_operand(e, NULL, &shift);
     ocl_expression_let(e, norm, "FMA(v0, v1, v2)");
-    return ocl_result_like(p, f->result, &x, out);
+    return ocl_result_like(p, f->result, &x, ocl_type_of_result(p, f->result), out);
 }
 
 demist_status ocl_add_norm(demist_program *p, const struct ocl_fused *f)

@@ -9,30 +9,34 @@ enum { SOURCE = 24576, MAX_TAPS = 1024 };
 
 /* --- what follows a product --- */
 
-static void print_finish(struct ocl_text *s, const struct ocl_expression *after,
-                         const struct ocl_view *operands, char kind)
+static void print_finish(struct ocl_text *s, const demist_program *p,
+                         const struct ocl_expression *after, const struct ocl_view *operands,
+                         char kind)
 {
     ocl_print(s, "#define FINISH_%c(x, n, i, j, o) value_%c(x", kind, kind);
     for (int k = 0; k < after->n_operands; k++) {
         const bool columns = operands[k].stride[3] != 0;
-        const char *load = kind == 's' ? "*" : columns ? "LOADV" : "(VT)*";
-        ocl_print(s, ", %s(v%d + v%d_at + (long)(n) * v%d_n + (i) * v%d_y + (j) * v%d_x%s)", load,
-                  k, k, k, k, k, columns ? " + (o)" : "");
+        const char *load = kind == 's' ? "(GET" : columns ? "(GETV" : "(VT)(GET";
+        ocl_print(s, ", %s(%s, v%d + v%d_at + (long)(n) * v%d_n + (i) * v%d_y + (j) * v%d_x%s))",
+                  load, ocl_type_name(ocl_type_of(p, &operands[k])), k, k, k, k, k,
+                  columns ? " + (o)" : "");
     }
     ocl_print(s, " PASS_NUMBERS)\n");
 }
 
-demist_status ocl_finish_source(const demist_host *host, const struct ocl_expression *after,
+demist_status ocl_finish_source(const demist_program *p, const struct ocl_expression *after,
                                 const struct ocl_view *operands, char *text, size_t size)
 {
+    const demist_host *host = p->device->host;
     OCL_TRY(ocl_expression_source(host, after, text, size));
     struct ocl_text s = ocl_text_behind(text, size);
     ocl_print(&s, "#define OPERANDS ");
     for (int k = 0; k < after->n_operands; k++)
-        ocl_print(&s, ", IN(v%d), int v%d_n, int v%d_y, int v%d_x", k, k, k, k);
+        ocl_print(&s, ", IN_OF(%s, v%d), int v%d_n, int v%d_y, int v%d_x",
+                  ocl_type_name(ocl_type_of(p, &operands[k])), k, k, k, k);
     ocl_print(&s, " NUMBERS\n");
-    print_finish(&s, after, operands, 'v');
-    print_finish(&s, after, operands, 's');
+    print_finish(&s, p, after, operands, 'v');
+    print_finish(&s, p, after, operands, 's');
     return s.overflow ? host->fail(host, DEMIST_INTERNAL, "a fused kernel is too long") : DEMIST_OK;
 }
 
@@ -50,16 +54,20 @@ void ocl_put_finish(struct ocl_draft *d, const struct ocl_expression *after,
 
 /* --- the call --- */
 
-static demist_status product_kernel(demist_device *device, const struct ocl_product *c,
+static demist_status product_kernel(const demist_program *p, const struct ocl_product *c,
                                     const struct ocl_expression *after, cl_kernel *kernel)
 {
+    demist_device *device = p->device;
     const demist_host *host = device->host;
     char *text = host->alloc(host, SOURCE, 0);
     if (!text)
         return DEMIST_NO_MEMORY;
-    demist_status status = ocl_finish_source(host, after, c->operands, text, SOURCE - 64);
+    demist_status status = ocl_finish_source(p, after, c->operands, text, SOURCE - 128);
     struct ocl_text t = ocl_text_behind(text, SOURCE);
     ocl_print(&t, "#define ROWS %d\n#define COLUMNS %d\n", c->tile.rows, c->tile.columns);
+    ocl_print(&t, "#define TYPE_A %s\n#define TYPE_B %s\n#define TYPE_Y %s\n",
+              ocl_type_name(ocl_type_of(p, &c->a)), ocl_type_name(ocl_type_of(p, &c->b)),
+              ocl_type_name(ocl_type_of(p, &c->y)));
     if (status == DEMIST_OK)
         status = ocl_kernel(device, "product.cl", text, "product", kernel);
     host->free(host, text);
@@ -153,7 +161,7 @@ demist_status ocl_product_add(demist_program *p, int32_t node, const struct ocl_
     cl_kernel kernel;
     ocl_expression_init(&nothing);
     const struct ocl_expression *after = c->after ? c->after : &nothing;
-    OCL_TRY(product_kernel(p->device, c, after, &kernel));
+    OCL_TRY(product_kernel(p, c, after, &kernel));
     const struct ocl_view taps = {.storage = c->taps};
     const struct ocl_view zeros = {.storage = ocl_zeros(p, c->depth)};
     if (zeros.storage < 0)
@@ -208,10 +216,11 @@ static demist_status pack(demist_program *p, const struct ocl_conv *c, int32_t n
     struct ocl_draft d;
     cl_kernel kernel;
     const struct ocl_view at = {.storage = ocl_new_ints(p, n_taps, offsets)};
-    *packed = (struct ocl_view){.storage = ocl_new_storage(p, false, elements)};
+    const enum ocl_type type = ocl_type_of(p, &c->x);
+    *packed = (struct ocl_view){.storage = ocl_new_storage(p, false, elements, type)};
     if (at.storage < 0 || packed->storage < 0)
         return DEMIST_NO_MEMORY;
-    OCL_TRY(ocl_kernel(p->device, "pack.cl", NULL, "pack", &kernel));
+    OCL_TRY(ocl_typed_kernel(p->device, "pack.cl", OCL_F32, type, "pack", &kernel));
     ocl_draft_init(&d, c->node, kernel);
     ocl_put_in(&d, &c->w);
     ocl_put_in(&d, &at);
@@ -481,7 +490,7 @@ static demist_status add_conv(demist_program *p, const struct ocl_fused *f)
                                      "node '%s': a kernel of more than %d taps", node->name,
                                      (int)MAX_TAPS);
     OCL_TRY(ocl_need_contiguous(p, c.node, 1, &c.x));
-    OCL_TRY(ocl_result_pixels(p, f->result, &c.y));
+    OCL_TRY(ocl_result_pixels(p, f->result, ocl_type_of_result(p, f->result), &c.y));
     c.depth = c.x.shape[1] / groups;
     c.columns = c.y.shape[1] / groups;
     c.w_column = c.w.stride[transposed ? 1 : 0];
@@ -544,7 +553,7 @@ static demist_status add_linear(demist_program *p, const struct ocl_fused *f)
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
     OCL_TRY(ocl_value_of(p, node->inputs[1], &w));
     OCL_TRY(ocl_need_contiguous(p, c.node, x.rank - 1, &x));
-    OCL_TRY(ocl_result_dense(p, f->result, &result));
+    OCL_TRY(ocl_result_dense(p, f->result, ocl_type_of_result(p, f->result), &result));
     y = result;
     OCL_TRY(flatten(p, c.node, &x));
     OCL_TRY(flatten(p, c.node, &y));

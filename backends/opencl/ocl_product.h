@@ -28,7 +28,7 @@ struct ocl_product {
 demist_status ocl_product_add(demist_program *p, int32_t node, const struct ocl_product *product);
 
 /* The definitions FINISH_v, FINISH_s and OPERANDS for what follows a product. */
-demist_status ocl_finish_source(const demist_host *host, const struct ocl_expression *after,
+demist_status ocl_finish_source(const demist_program *p, const struct ocl_expression *after,
                                 const struct ocl_view *operands, char *text, size_t size);
 void ocl_put_finish(struct ocl_draft *d, const struct ocl_expression *after,
                     const struct ocl_view *operands);

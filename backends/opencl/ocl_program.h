@@ -5,7 +5,12 @@
  * (N, H, W, C), so that channels are contiguous for vectors and for coalesced loads alike, and
  * reshapes to heads, slices and transposes only change strides. A step is one kernel launch whose
  * arguments are known up to the number of images; steps that read nothing but parameters run once,
- * when the program is compiled or its parameters change. Elements have four bytes (f32, i32). */
+ * when the program is compiled or its parameters change.
+ *
+ * Elements have four bytes (f32, i32) or, where the precision says so, are f16. Narrow are results
+ * of products and normalisations on images and sequences, and what is computed from narrow values
+ * alone; inputs, outputs, vectors of features and whatever meets a float32 value are f32. Between
+ * load and store everything is float32. */
 #ifndef OCL_PROGRAM_H
 #define OCL_PROGRAM_H
 
@@ -27,8 +32,14 @@ enum ocl_place {
     OCL_OUTPUT, /* where: index of the graph's output */
 };
 
+enum ocl_type {
+    OCL_F32, /* or i32, by its bits */
+    OCL_F16,
+};
+
 struct ocl_storage {
     enum ocl_place place;
+    enum ocl_type type;
     bool batched;
     bool written;     /* by some step */
     bool varies;      /* written by a step that runs in every execution */
@@ -95,6 +106,7 @@ struct ocl_value {
     int32_t rank;
     int64_t shape[DEMIST_MAX_RANK];
     bool defined;
+    bool is_output; /* of the graph: never narrow */
     struct ocl_view view;
     int32_t ready;  /* the step after which it is there; −1: before the first */
     int32_t inside; /* the node that this one was fused into, −1: none */
@@ -109,6 +121,7 @@ struct demist_program {
     demist_device *device;
     uint32_t flags;
     demist_precision precision;
+    enum ocl_type narrow; /* of values that may be stored so; OCL_F32: none are */
     int64_t max_batch;
     int32_t n_values, n_inputs, n_outputs, n_params, n_scalars, n_storages, room_storages;
     struct ocl_value *values; /* by node id */
@@ -133,6 +146,7 @@ struct demist_program {
 struct ocl_place_of { /* of a storage, in one binding */
     cl_mem memory;
     int64_t offset; /* bytes */
+    int64_t size;   /* bytes of an element */
 };
 
 struct ocl_observer {
@@ -176,7 +190,7 @@ void ocl_nest_init(struct ocl_nest *nest, int32_t n, const struct ocl_view *view
 /* Zeroed memory that lives as long as the program; NULL with `fail` called. */
 void *ocl_new(demist_program *p, size_t bytes);
 /* A storage in the arena; −1: out of memory. */
-int32_t ocl_new_storage(demist_program *p, bool batched, int64_t elements);
+int32_t ocl_new_storage(demist_program *p, bool batched, int64_t elements, enum ocl_type type);
 /* A storage with n integers, uploaded once; −1: out of memory. */
 int32_t ocl_new_ints(demist_program *p, int32_t n, const int32_t *ints);
 /* Zeros, as many as were ever asked for; −1: out of memory. */
@@ -187,13 +201,30 @@ demist_status ocl_add_draws(demist_program *p, int32_t node, struct ocl_draws *d
                             const struct ocl_view *to);
 
 demist_status ocl_value_of(demist_program *p, const demist_node *node, struct ocl_view *view);
+
+static inline int64_t ocl_size_of(enum ocl_type type)
+{
+    return type == OCL_F16 ? 2 : 4;
+}
+enum ocl_type ocl_type_of(const demist_program *p, const struct ocl_view *view);
+/* "f32", "f16": as kernels call it */
+const char *ocl_type_name(enum ocl_type type);
+/* The type of what a product or a normalisation gives. */
+enum ocl_type ocl_type_of_result(const demist_program *p, const demist_node *node);
+/* The type of a result that is computed from `inputs`: narrow if all of them are. */
+enum ocl_type ocl_type_like(const demist_program *p, const demist_node *node, int32_t n,
+                            const struct ocl_view *inputs);
+
 /* The node's result in new storage: axes in memory as order[] says, the last innermost. */
 demist_status ocl_result(demist_program *p, const demist_node *node, const int32_t *order,
-                         struct ocl_view *view);
-demist_status ocl_result_pixels(demist_program *p, const demist_node *node, struct ocl_view *view);
-demist_status ocl_result_dense(demist_program *p, const demist_node *node, struct ocl_view *view);
+                         enum ocl_type type, struct ocl_view *view);
+demist_status ocl_result_pixels(demist_program *p, const demist_node *node, enum ocl_type type,
+                                struct ocl_view *view);
+demist_status ocl_result_dense(demist_program *p, const demist_node *node, enum ocl_type type,
+                               struct ocl_view *view);
 demist_status ocl_result_like(demist_program *p, const demist_node *node,
-                              const struct ocl_view *like, struct ocl_view *view);
+                              const struct ocl_view *like, enum ocl_type type,
+                              struct ocl_view *view);
 /* Replaces the view by a copy with axes in that order. */
 demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *order,
                               struct ocl_view *view);
@@ -232,6 +263,10 @@ static inline int64_t ocl_value(struct ocl_count count, int64_t images)
 {
     return count.a + count.b * images;
 }
+
+/* A kernel whose source says TYPE_X and TYPE_Y. */
+demist_status ocl_typed_kernel(demist_device *device, const char *source, enum ocl_type x,
+                               enum ocl_type y, const char *name, cl_kernel *kernel);
 
 /* --- text of kernels (ocl_expression.c) --- */
 
@@ -291,7 +326,8 @@ demist_status ocl_add_map(demist_program *p, int32_t node, struct ocl_expression
                           const struct ocl_view *out);
 demist_status ocl_add_copy(demist_program *p, int32_t node, const struct ocl_view *to,
                            const struct ocl_view *from);
-demist_status ocl_copy_launch(demist_device *device, int32_t node, const struct ocl_view *to,
+/* `to` may have the storage behind all others: what is observed, in f32. */
+demist_status ocl_copy_launch(const demist_program *p, int32_t node, const struct ocl_view *to,
                               const struct ocl_view *from, struct ocl_draft *d);
 
 /* --- ops: each adds the steps of one node --- */
@@ -332,6 +368,7 @@ demist_status ocl_choose(demist_program *p, const demist_node *node, int32_t n,
 
 /* --- the vtable's part --- */
 
+bool ocl_has_precision(demist_device *device, demist_precision precision);
 bool ocl_supports(demist_device *device, const demist_node *node, const char **why);
 demist_status ocl_compile(demist_device *device, const demist_graph *graph,
                           const demist_compile_info *info, demist_program **program);

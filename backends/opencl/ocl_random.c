@@ -133,7 +133,7 @@ static demist_status add_device_draws(demist_program *p, const demist_node *node
 demist_status ocl_add_philox(demist_program *p, const demist_node *node)
 {
     struct ocl_view out;
-    OCL_TRY(ocl_result_dense(p, node, &out));
+    OCL_TRY(ocl_result_dense(p, node, OCL_F32, &out));
     p->philox_nodes[p->n_philox] = node->id;
     p->philox_attrs[p->n_philox++] = node->attrs;
     ocl_set_result(p, node, &out);

@@ -48,8 +48,9 @@ static demist_status add_batch_sum(demist_program *p, const demist_node *node)
     cl_kernel kernel;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
     OCL_TRY(ocl_need_dense(p, node->id, &x));
-    OCL_TRY(ocl_result_dense(p, node, &out));
-    OCL_TRY(ocl_kernel(p->device, "reduce.cl", NULL, "image_sum", &kernel));
+    OCL_TRY(ocl_result_dense(p, node, OCL_F32, &out));
+    OCL_TRY(ocl_typed_kernel(p->device, "reduce.cl", ocl_type_of(p, &x), OCL_F32, "image_sum",
+                             &kernel));
     const int64_t elements = ocl_elements(&x);
     ocl_draft_init(&d, node->id, kernel);
     ocl_put_in(&d, &x);
@@ -72,10 +73,10 @@ demist_status ocl_add_reduce(demist_program *p, const demist_node *node)
     const uint32_t axes = node->attrs.reduce.axes;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
     OCL_TRY(rows_first(p, node->id, axes, &x));
-    OCL_TRY(ocl_result_dense(p, node, &out));
+    OCL_TRY(ocl_result_dense(p, node, OCL_F32, &out));
     const int64_t length = length_of(&x, axes);
-    OCL_TRY(ocl_kernel(p->device, "reduce.cl", NULL,
-                       node->op == DEMIST_OP_AMAX ? "row_max" : "row_sum", &kernel));
+    OCL_TRY(ocl_typed_kernel(p->device, "reduce.cl", ocl_type_of(p, &x), OCL_F32,
+                             node->op == DEMIST_OP_AMAX ? "row_max" : "row_sum", &kernel));
     ocl_draft_init(&d, node->id, kernel);
     ocl_put_in(&d, &x);
     ocl_put_out(&d, &out);
@@ -99,11 +100,12 @@ demist_status ocl_add_softmax(demist_program *p, const demist_node *node)
     OCL_TRY(rows_first(p, node->id, axes, &x));
     out = x;
     out.offset = 0;
-    out.storage = ocl_new_storage(p, x.batched, ocl_elements(&x));
+    const enum ocl_type type = ocl_type_of(p, &x);
+    out.storage = ocl_new_storage(p, x.batched, ocl_elements(&x), type);
     if (out.storage < 0)
         return DEMIST_NO_MEMORY;
     const int64_t length = length_of(&x, axes);
-    OCL_TRY(ocl_kernel(p->device, "reduce.cl", NULL, "row_softmax", &kernel));
+    OCL_TRY(ocl_typed_kernel(p->device, "reduce.cl", type, type, "row_softmax", &kernel));
     ocl_draft_init(&d, node->id, kernel);
     ocl_put_in(&d, &x);
     ocl_put_out(&d, &out);

@@ -26,9 +26,10 @@ demist_status ocl_add_pool(demist_program *p, const demist_node *node)
     struct ocl_draft d;
     cl_kernel kernel;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
-    OCL_TRY(ocl_result_pixels(p, node, &out));
-    OCL_TRY(ocl_kernel(p->device, "space.cl", NULL,
-                       node->op == DEMIST_OP_MAX_POOL2D ? "pool_max" : "pool_mean", &kernel));
+    const enum ocl_type type = ocl_type_of(p, &x);
+    OCL_TRY(ocl_result_pixels(p, node, type, &out));
+    OCL_TRY(ocl_typed_kernel(p->device, "space.cl", type, type,
+                             node->op == DEMIST_OP_MAX_POOL2D ? "pool_max" : "pool_mean", &kernel));
     ocl_draft_init(&d, node->id, kernel);
     put_images(&d, &x, &out);
     for (int i = 0; i < 2; i++)
@@ -46,8 +47,9 @@ demist_status ocl_add_resize(demist_program *p, const demist_node *node)
     struct ocl_draft d;
     cl_kernel kernel;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
-    OCL_TRY(ocl_result_pixels(p, node, &out));
-    OCL_TRY(ocl_kernel(p->device, "space.cl", NULL, "resize", &kernel));
+    const enum ocl_type type = ocl_type_of(p, &x);
+    OCL_TRY(ocl_result_pixels(p, node, type, &out));
+    OCL_TRY(ocl_typed_kernel(p->device, "space.cl", type, type, "resize", &kernel));
     ocl_draft_init(&d, node->id, kernel);
     put_images(&d, &x, &out);
     ocl_put_int(&d, x.shape[2]);
@@ -65,8 +67,8 @@ demist_status ocl_add_embedding(demist_program *p, const demist_node *node)
     OCL_TRY(ocl_value_of(p, node->inputs[0], &table));
     OCL_TRY(ocl_value_of(p, node->inputs[1], &ids));
     OCL_TRY(ocl_need_dense(p, node->id, &ids));
-    OCL_TRY(ocl_result_dense(p, node, &out));
-    OCL_TRY(ocl_kernel(p->device, "space.cl", NULL, "embedding", &kernel));
+    OCL_TRY(ocl_result_dense(p, node, OCL_F32, &out));
+    OCL_TRY(ocl_typed_kernel(p->device, "space.cl", OCL_F32, OCL_F32, "embedding", &kernel));
     const int64_t n = ocl_elements(&ids);
     ocl_draft_init(&d, node->id, kernel);
     ocl_put_in(&d, &table);

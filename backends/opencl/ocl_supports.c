@@ -81,6 +81,14 @@ static const char *why_not_fused(const demist_node *fused)
     return NULL;
 }
 
+/* f16 is how values are stored; the functions that load and store halves are every device's. */
+bool ocl_has_precision(demist_device *device, demist_precision precision)
+{
+    (void)device;
+    return precision == DEMIST_PRECISION_F32 || precision == DEMIST_PRECISION_STRICT ||
+           precision == DEMIST_PRECISION_F16;
+}
+
 bool ocl_supports(demist_device *device, const demist_node *node, const char **why)
 {
     (void)device;

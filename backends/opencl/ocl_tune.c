@@ -125,6 +125,11 @@ static void trial_close(struct trial *t)
     ocl_program_destroy(t->program);
 }
 
+static enum ocl_type type_of_input(const demist_program *p, const demist_node *node)
+{
+    return ocl_type_of(p, &p->values[node->inputs[0]->id].view);
+}
+
 /* The best of some executions, seconds; the first one, which may compile, does not count. */
 static demist_status measure(const demist_program *p, const demist_node *node,
                              const struct ocl_variant *variant, double *seconds)
@@ -133,8 +138,10 @@ static demist_status measure(const demist_program *p, const demist_node *node,
     demist_device *device = p->device;
     trial_graph(&t, node);
     device->forced = variant;
+    device->narrow_inputs = type_of_input(p, node) == OCL_F16;
     demist_status status = trial_open(&t, p);
     device->forced = NULL;
+    device->narrow_inputs = false;
     *seconds = 1e9;
     for (int i = 0; i < ROUNDS && status == DEMIST_OK; i++) {
         const double start = now();
@@ -152,8 +159,9 @@ static demist_status measure(const demist_program *p, const demist_node *node,
 static uint64_t key_of(const demist_program *p, const demist_node *node, int32_t n,
                        const struct ocl_variant *variants)
 {
-    const int32_t about[] = {(int32_t)node->op, (int32_t)p->precision, (int32_t)p->device->style,
-                             p->device->vector, n};
+    const int32_t about[] = {
+        (int32_t)node->op, (int32_t)p->precision,           (int32_t)p->device->style,
+        p->device->vector, (int32_t)type_of_input(p, node), n};
     uint64_t key = demist_hash(5, about, sizeof about);
     key = demist_hash(key, &p->max_batch, sizeof p->max_batch);
     key = demist_hash(key, variants, sizeof *variants * (size_t)n);

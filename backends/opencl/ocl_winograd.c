@@ -11,7 +11,7 @@ static bool fits(const demist_program *p, const demist_node *conv)
 {
     const demist_attrs *a = &conv->attrs;
     const int64_t *w = conv->inputs[1]->shape;
-    return p->precision == DEMIST_PRECISION_F32 && conv->op == DEMIST_OP_CONV2D && w[2] == 3 &&
+    return p->precision != DEMIST_PRECISION_STRICT && conv->op == DEMIST_OP_CONV2D && w[2] == 3 &&
            w[3] == 3 && a->conv.stride[0] == 1 && a->conv.stride[1] == 1 &&
            a->conv.dilation[0] == 1 && a->conv.dilation[1] == 1 && a->conv.groups == 1 &&
            w[0] % 16 == 0 && w[1] % 16 == 0;
@@ -46,13 +46,15 @@ static int64_t positions(const struct ocl_conv *c)
     return (int64_t)(c->winograd + 2) * (c->winograd + 2);
 }
 
-/* A kernel of one of the transforms; `text`, which may be NULL, is what comes before it. */
+/* A kernel of one of the transforms, which reads or writes values of a type; `text`, which may be
+ * NULL, is what comes before it. */
 static demist_status transform(demist_device *device, const struct ocl_conv *c, const char *source,
-                               const char *name, char *text, cl_kernel *kernel)
+                               const char *name, enum ocl_type type, char *text, cl_kernel *kernel)
 {
-    char only[32] = "";
+    char only[80] = "";
     struct ocl_text t = text ? ocl_text_behind(text, SOURCE) : ocl_text_behind(only, sizeof only);
-    ocl_print(&t, "#define M %d\n", c->winograd);
+    ocl_print(&t, "#define M %d\n#define TYPE_X %s\n#define TYPE_Y %s\n", c->winograd,
+              ocl_type_name(type), ocl_type_name(type));
     return ocl_kernel(device, source, text ? text : only, name, kernel);
 }
 
@@ -61,11 +63,13 @@ static demist_status pack(demist_program *p, const struct ocl_conv *c, struct oc
     const int64_t panels = ocl_panels(c->tile, c->columns);
     struct ocl_draft d;
     cl_kernel kernel;
-    *packed = (struct ocl_view){
-        .storage = ocl_new_storage(p, false, positions(c) * panels * c->depth * c->tile.columns)};
+    const enum ocl_type type = ocl_type_of(p, &c->x);
+    const int64_t elements = positions(c) * panels * c->depth * c->tile.columns;
+    *packed = (struct ocl_view){.storage = ocl_new_storage(p, false, elements, type)};
     if (packed->storage < 0)
         return DEMIST_NO_MEMORY;
-    OCL_TRY(transform(p->device, c, "winograd_weights.cl", "winograd_weights", NULL, &kernel));
+    OCL_TRY(
+        transform(p->device, c, "winograd_weights.cl", "winograd_weights", type, NULL, &kernel));
     ocl_draft_init(&d, c->node, kernel);
     ocl_put_in(&d, &c->w);
     ocl_put_out(&d, packed);
@@ -98,8 +102,8 @@ static demist_status plan_tiles(demist_program *p, const struct ocl_conv *c, str
     const int64_t most = ocl_value(t->all, p->max_batch);
     t->v_plane = most * c->depth + PADDING;
     t->m_plane = most * c->columns + PADDING;
-    t->v = (struct ocl_view){.storage = ocl_new_storage(p, false, positions(c) * t->v_plane)};
-    t->m = (struct ocl_view){.storage = ocl_new_storage(p, false, positions(c) * t->m_plane)};
+    t->v.storage = ocl_new_storage(p, false, positions(c) * t->v_plane, OCL_F32);
+    t->m.storage = ocl_new_storage(p, false, positions(c) * t->m_plane, OCL_F32);
     return t->v.storage < 0 || t->m.storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
 
@@ -107,7 +111,8 @@ static demist_status add_input(demist_program *p, const struct ocl_conv *c, cons
 {
     struct ocl_draft d;
     cl_kernel kernel;
-    OCL_TRY(transform(p->device, c, "winograd_input.cl", "winograd_input", NULL, &kernel));
+    OCL_TRY(transform(p->device, c, "winograd_input.cl", "winograd_input", ocl_type_of(p, &c->x),
+                      NULL, &kernel));
     ocl_draft_init(&d, c->node, kernel);
     ocl_put_in(&d, &c->x);
     ocl_put_out(&d, &t->v);
@@ -161,16 +166,18 @@ static demist_status add_products(demist_program *p, const struct ocl_conv *c,
     return product.taps < 0 ? DEMIST_NO_MEMORY : ocl_product_add(p, c->node, &product);
 }
 
-static demist_status output_kernel(demist_device *device, const struct ocl_conv *c,
+static demist_status output_kernel(const demist_program *p, const struct ocl_conv *c,
                                    cl_kernel *kernel)
 {
+    demist_device *device = p->device;
     const demist_host *host = device->host;
     char *text = host->alloc(host, SOURCE, 0);
     if (!text)
         return DEMIST_NO_MEMORY;
-    demist_status status = ocl_finish_source(host, &c->after, c->operands, text, SOURCE - 32);
+    demist_status status = ocl_finish_source(p, &c->after, c->operands, text, SOURCE - 96);
     if (status == DEMIST_OK)
-        status = transform(device, c, "winograd_output.cl", "winograd_output", text, kernel);
+        status = transform(device, c, "winograd_output.cl", "winograd_output",
+                           ocl_type_of(p, &c->y), text, kernel);
     host->free(host, text);
     return status;
 }
@@ -179,7 +186,7 @@ static demist_status add_output(demist_program *p, const struct ocl_conv *c, con
 {
     struct ocl_draft d;
     cl_kernel kernel;
-    OCL_TRY(output_kernel(p->device, c, &kernel));
+    OCL_TRY(output_kernel(p, c, &kernel));
     ocl_draft_init(&d, c->node, kernel);
     ocl_put_in(&d, &t->m);
     ocl_put_out(&d, &c->y);
@@ -202,7 +209,7 @@ static demist_status add_output(demist_program *p, const struct ocl_conv *c, con
 demist_status ocl_winograd_add(demist_program *p, const struct ocl_conv *c)
 {
     struct ocl_view weights;
-    struct tiles t;
+    struct tiles t = {0};
     OCL_TRY(pack(p, c, &weights));
     OCL_TRY(plan_tiles(p, c, &t));
     OCL_TRY(add_input(p, c, &t));

@@ -634,6 +634,23 @@ static const demist_node *operand_node(struct dm_graph *graph, const struct op_c
     return b->constant(b, in->dtype, in->rank, in->shape, data);
 }
 
+/* x, or a batch_norm of it with γ = 1, β = 0, mean 0 and variance 1. */
+static const demist_node *inside(demist_builder *b, const demist_node *x)
+{
+    if (x->dtype != DEMIST_F32 || x->rank < 3 || !demist_is_batched(x))
+        return x;
+    const demist_node *in[5] = {x};
+    for (int i = 1; i < 5; i++) {
+        float data[128];
+        for (int k = 0; k < 128; k++)
+            data[k] = i == 1 || i == 4;
+        assert_in_range(x->shape[1], 1, 128);
+        in[i] = b->constant(b, DEMIST_F32, 1, &x->shape[1], data);
+    }
+    const demist_attrs attrs = {.norm = {.eps = 0}};
+    return b->op(b, DEMIST_OP_BATCH_NORM, 5, in, &attrs, 0, NULL);
+}
+
 struct dm_graph *op_case_build(const struct op_case *c, enum op_case_weights weights,
                                void *const *operands)
 {
@@ -648,9 +665,11 @@ struct dm_graph *op_case_build(const struct op_case *c, enum op_case_weights wei
         dm_graph_slot(graph, slots[i]);
     for (int32_t i = 0; i < c->n; i++)
         in[i] = operand_node(graph, c, i, weights, operands[i]);
+    for (int32_t i = 0; i < c->n && weights == OP_CASE_INSIDE; i++)
+        in[i] = inside(b, in[i]);
     const demist_node *out =
         c->chain ? c->chain(b, in) : b->op(b, c->op, c->n, in, &c->attrs, c->rank, c->shape);
-    b->output(b, "out", out);
+    b->output(b, "out", weights == OP_CASE_INSIDE ? inside(b, out) : out);
     if (dm_graph_finish(graph, &err) != DEMIST_OK)
         fail_msg("%s: %s", c->name, err.text);
     return graph;

@@ -37,8 +37,10 @@ struct op_case {
     const demist_node *(*chain)(demist_builder *b, const demist_node *const *in);
 };
 
-/* What becomes of operands that are not batched. */
-enum op_case_weights { OP_CASE_CONSTANTS, OP_CASE_PARAMS, OP_CASE_INPUTS };
+/* What becomes of operands that are not batched. INSIDE: constants, and before the op's images and
+ * sequences and behind its result come normalisations that change no value, so that the op reads
+ * and writes what a program stores inside: in 16 bits, if the precision says so. */
+enum op_case_weights { OP_CASE_CONSTANTS, OP_CASE_PARAMS, OP_CASE_INPUTS, OP_CASE_INSIDE };
 
 extern const struct op_case op_cases[];
 extern const int op_case_count;

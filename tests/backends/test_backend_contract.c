@@ -1,8 +1,8 @@
 /* A backend on a CPU keeps the contract of demist/backend.h: results that depend on neither
  * threads nor batch, parameters that change, observing, profiling, several devices at once, limits,
  * and an error with a text for each misuse. Compiled once for each backend with BACKEND, its name,
- * maybe OPTION, a "key = value" of it, DEVICE, what its device is if no CPU, and CANNOT_TELL, where
- * a bad id gives NaN and no error. */
+ * maybe OPTION, a "key = value" of it, DEVICE, what its device is if no CPU, HAS_F16, if a CPU's
+ * has it, and CANNOT_TELL, where a bad id gives NaN and no error. */
 #include "testing.h"
 
 #include "harness.h"
@@ -22,6 +22,9 @@ static const demist_plugin *const tested = &PLUGIN;
 
 #ifndef DEVICE
 #define DEVICE DEMIST_DEVICE_CPU
+#endif
+#ifndef HAS_F16
+#define HAS_F16 (DEVICE == DEMIST_DEVICE_GPU)
 #endif
 #ifndef OPTION
 #define OPTION NULL
@@ -530,8 +533,7 @@ static void test_lists_one_device(void **state)
     HARNESS_FAILS(&h, open, (h.self, 1, &other), DEMIST_NOT_FOUND, "no device 1");
     assert_true(h.vtable->has_precision(h.device, DEMIST_PRECISION_F32));
     assert_true(h.vtable->has_precision(h.device, DEMIST_PRECISION_STRICT));
-    assert_int_equal(h.vtable->has_precision(h.device, DEMIST_PRECISION_F16),
-                     DEVICE == DEMIST_DEVICE_GPU);
+    assert_int_equal(h.vtable->has_precision(h.device, DEMIST_PRECISION_F16), HAS_F16);
     harness_close(&h);
 }
 

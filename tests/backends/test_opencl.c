@@ -10,6 +10,7 @@
 #include "op_cases.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -269,6 +270,106 @@ static void test_noise_without_fp64_has_the_same_bits(void **state)
     }
 }
 
+/* --- f16 --- */
+
+/* x [N, 2, width] through a batch_norm that changes no value, to be stored in 16 bits, and on to an
+ * output. */
+static struct dm_graph *stored_graph(int64_t width, const float *one, const float *zero)
+{
+    struct dm_graph *graph = NULL;
+    struct dm_error err = DM_ERROR_INIT;
+    const int64_t two = 2;
+    if (dm_graph_create("stored", NULL, &graph, &err) != DEMIST_OK)
+        fail_msg("%s", err.text);
+    demist_builder *b = dm_graph_builder(graph);
+    const demist_node *x =
+        b->input(b, "x", DEMIST_ROLE_X, DEMIST_F32, 3, (const int64_t[]){DEMIST_BATCH, two, width});
+    const demist_node *in[5] = {x};
+    for (int i = 1; i < 5; i++)
+        in[i] = b->constant(b, DEMIST_F32, 1, &two, i == 1 || i == 4 ? one : zero);
+    const demist_attrs attrs = {.norm = {.eps = 0}};
+    const demist_node *stored = b->op(b, DEMIST_OP_BATCH_NORM, 5, in, &attrs, 0, NULL);
+    const demist_node *out = b->op(b, DEMIST_OP_RESHAPE, 1, &stored, NULL, 2,
+                                   (const int64_t[]){DEMIST_BATCH, two * width});
+    b->output(b, "out", out);
+    if (dm_graph_finish(graph, &err) != DEMIST_OK)
+        fail_msg("%s", err.text);
+    return graph;
+}
+
+/* What 16 bits make of a number: ties to even, subnormals, and the end at 65504. */
+static void test_halves_are_the_nearest_to_floats(void **state)
+{
+    static const float cases[][2] = {
+        {1.0f, 1.0f},
+        {0x1.002p+0f, 0x1p+0f}, /* halfway */
+        {0x1.002002p+0f, 0x1.004p+0f},
+        {0x1.006p+0f, 0x1.008p+0f}, /* halfway */
+        {-0x1.00dffep+3f, -0x1.00cp+3f},
+        {0x1p-14f, 0x1p-14f},         /* the smallest normal one */
+        {0x1.ff8p-15f, 0x1.ff8p-15f}, /* below it: 1023 of 2^-24 */
+        {0x1.ffcp-15f, 0x1p-14f},     /* halfway */
+        {0x1p-24f, 0x1p-24f},         /* the smallest */
+        {0x1p-25f, 0.0f},             /* halfway */
+        {-0x1.000002p-25f, -0x1p-24f},
+        {-0x1p-26f, -0.0f},
+        {0x1.8p-24f, 0x1p-23f}, /* halfway */
+        {0x1p-126f, 0.0f},
+        {65504.0f, 65504.0f},
+        {65519.996f, 65504.0f},
+        {65520.0f, INFINITY},
+        {-1e30f, -INFINITY},
+        {INFINITY, INFINITY},
+    };
+    enum { N = sizeof cases / sizeof cases[0], WIDTH = 64 };
+    static const char *const kernels[] = {"kernels = wide", "kernels = tiled"};
+    float x[2 * WIDTH], one[2] = {1, 1}, zero[2] = {0, 0};
+    for (int i = 0; i < 2 * WIDTH; i++)
+        x[i] = cases[i % N][0];
+    for (int k = 0; k < 2; k++) {
+        struct harness h;
+        struct dm_graph *owner = stored_graph(WIDTH, one, zero);
+        const void *inputs[] = {x};
+        harness_open(&h, opencl, 1, (const char *[]){kernels[k], NULL});
+        float *out = harness_run(&h, dm_graph_view(owner), 1, DEMIST_PRECISION_F16,
+                                 DEMIST_COMPILE_FROZEN, inputs, NULL, 1);
+        for (int i = 0; i < 2 * WIDTH; i++)
+            if (memcmp(&out[i], &cases[i % N][1], sizeof *out) != 0)
+                fail_msg("%s: %a is stored as %a, not %a", kernels[k], (double)x[i], (double)out[i],
+                         (double)cases[i % N][1]);
+        free(out);
+        harness_close(&h);
+        dm_graph_destroy(owner);
+    }
+}
+
+/* A convolution between two normalisations, the last of which is the output, in f32. */
+static void test_f16_takes_less_memory(void **state)
+{
+    demist_program_info info[2] = {DEMIST_INIT(demist_program_info),
+                                   DEMIST_INIT(demist_program_info)};
+    const struct op_case *c = find_case("conv2d/5x5");
+    void *operands[OP_CASE_OPERANDS] = {NULL};
+    struct harness h;
+    for (int32_t i = 0; i < c->n; i++)
+        operands[i] = op_case_data(c, i);
+    struct dm_graph *owner = op_case_build(c, OP_CASE_INSIDE, operands);
+    harness_open(&h, opencl, 1, (const char *[]){"tuning = off", NULL});
+    for (int i = 0; i < 2; i++) {
+        struct harness_program p;
+        harness_compile(&h, dm_graph_view(owner), 64,
+                        i ? DEMIST_PRECISION_F16 : DEMIST_PRECISION_F32, DEMIST_COMPILE_FROZEN, &p);
+        HARNESS_OK(&h, program_info, (p.program, &info[i]));
+        harness_program_finish(&p);
+    }
+    assert_true((double)info[1].param_bytes <= 0.6 * (double)info[0].param_bytes);
+    assert_true((double)info[1].arena_bytes <= 0.8 * (double)info[0].arena_bytes);
+    harness_close(&h);
+    dm_graph_destroy(owner);
+    for (int32_t i = 0; i < c->n; i++)
+        free(operands[i]);
+}
+
 /* --- tuning --- */
 
 static void test_choices_are_measured_once_and_told(void **state)
@@ -365,6 +466,8 @@ int main(int argc, char **argv)
                                         make_folder, remove_folder),
         cmocka_unit_test(test_too_large_a_buffer_tells_its_size),
         cmocka_unit_test(test_noise_without_fp64_has_the_same_bits),
+        cmocka_unit_test(test_halves_are_the_nearest_to_floats),
+        cmocka_unit_test(test_f16_takes_less_memory),
         cmocka_unit_test_setup_teardown(test_choices_are_measured_once_and_told, make_folder,
                                         remove_folder),
         cmocka_unit_test_setup_teardown(test_attention_keeps_no_weights_in_memory, make_folder,

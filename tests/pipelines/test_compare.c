@@ -528,8 +528,42 @@ static void test_json_holds_what_was_found(void **state)
     dm_comparison_finish(&c);
 }
 
-int main(void)
+#ifdef HAVE_BACKEND_OPENCL
+/* The kernels of CPUs, and those of GPUs. */
+static void test_opencl_agrees_in_f16(void **state)
 {
+    (void)state;
+    static const char *const texts[] = {images, sprites};
+    for (int i = 0; i < 2; i++) {
+        const char *const overrides[] = {"backend.opencl.tuning=off",
+                                         i ? "backend.opencl.kernels=tiled" : NULL, NULL};
+        struct dm_comparison c = compare(texts[i], "reference", "opencl:f16", overrides, NULL);
+        const struct dm_compare_side *s = other_side(&c);
+        print_message("output: %.2g of what is allowed\n", s->output_worst);
+        assert_false(c.disagrees);
+        assert_null(s->first_bad);
+        assert_true(s->output_worst > 0 && s->output_worst < 1);
+        dm_comparison_finish(&c);
+    }
+}
+
+static int run_opencl(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_opencl_agrees_in_f16)};
+    return cmocka_run_group_tests_name("compare opencl", tests, NULL, NULL);
+}
+#endif
+
+/* With "opencl", what needs a device and compiles for it. */
+int main(int argc, char **argv)
+{
+#ifdef HAVE_BACKEND_OPENCL
+    if (argc > 1 && strcmp(argv[1], "opencl") == 0)
+        return run_opencl();
+#else
+    (void)argc;
+    (void)argv;
+#endif
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_backend_equals_itself),
 #ifdef HAVE_BACKEND_CPU

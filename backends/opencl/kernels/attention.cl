@@ -4,16 +4,16 @@
  * of the weighted values relative to that; a block with a larger logit shrinks both by a factor
  * (Milakov & Gimelshein 2018; Dao et al. 2022). With `causal`, keys behind a query weigh nothing. Every
  * sum has a fixed order and belongs to one query, so that neither the batch nor other queries change
- * a bit; sums are made of parts, as in product.cl. */
+ * a bit; sums are made of parts, as in product.cl. TYPE_Q and so on are the types in memory. */
 
 enum { PART = 128 };
 
 /* Strides from image to image, from head to head, and from query to query or key to key; of k in WIDE
  * kernels from channel to channel, as its keys are contiguous there. Channels are otherwise. */
 #define ATTENTION                                                                                  \
-    IN(q), IN(k), IN(v), OUT(y), int queries, int keys, int depth, int width, int heads, int q_n,  \
-        int q_h, int q_x, int k_n, int k_h, int k_x, int v_n, int v_h, int v_x, int y_n, int y_h,  \
-        int y_x, float scale, int causal
+    IN_OF(TYPE_Q, q), IN_OF(TYPE_K, k), IN_OF(TYPE_V, v), OUT_OF(TYPE_Y, y), int queries,          \
+        int keys, int depth, int width, int heads, int q_n, int q_h, int q_x, int k_n, int k_h,    \
+        int k_x, int v_n, int v_h, int v_x, int y_n, int y_h, int y_x, float scale, int causal
 
 #define TO_HEAD(name)                                                                              \
     name += name##_at + (long)(get_global_id(2) / heads) * name##_n +                              \
@@ -33,7 +33,7 @@ enum { KEYS = 64, PAIR = 2 * VECTOR };
 #define EACH_ROW_12(X) EACH_ROW_8(X) X(8) X(9) X(10) X(11)
 
 #define DECLARE(r)                                                                                 \
-    __global const float *restrict q##r = q + (long)min(row + r, queries - 1) * q_x;               \
+    __global const ELEMENT(TYPE_Q) *restrict q##r = q + (long)min(row + r, queries - 1) * q_x;     \
     VT left##r, right##r;
 
 #define CLEAR(r) left##r = right##r = (VT)(0.0f);
@@ -42,7 +42,23 @@ enum { KEYS = 64, PAIR = 2 * VECTOR };
     const VT a##r = (VT)(factor);                                                                  \
     left##r = FMA(a##r, b0, left##r);                                                              \
     right##r = FMA(a##r, b1, right##r);
+/* Halves are converted a vector at a time, as in product.cl. */
+#if IS_HALF(TYPE_Q)
+#define FETCH(r)                                                                                   \
+    for (int i = 0; i < last - d;) {                                                               \
+        if (i + VECTOR <= last - d) {                                                              \
+            STOREV(GETV(TYPE_Q, q##r + d + i), queried[r] + i);                                    \
+            i += VECTOR;                                                                           \
+        } else {                                                                                   \
+            queried[r][i] = GET(TYPE_Q, q##r + d + i);                                             \
+            i++;                                                                                   \
+        }                                                                                          \
+    }
+#define MULTIPLY_KEYS(r) MULTIPLY(r, queried[r][d - first])
+#else
+#define FETCH(r)
 #define MULTIPLY_KEYS(r) MULTIPLY(r, q##r[d])
+#endif
 #define MULTIPLY_VALUES(r) MULTIPLY(r, weights[r][i])
 
 #define SET_LOGITS(r)                                                                              \
@@ -106,6 +122,9 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention(ATTENTION
     const int end = causal ? min(keys, row + ROWS) : keys;
     float weights[ROWS][KEYS], sums[ROWS][COLUMNS], largest[ROWS], factor[ROWS];
     VT sum[ROWS];
+#if IS_HALF(TYPE_Q)
+    float queried[ROWS][PART];
+#endif
     TO_HEAD(q);
     TO_HEAD(k);
     TO_HEAD(v);
@@ -121,13 +140,14 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention(ATTENTION
     for (int key = 0; key < end; key += KEYS) {
         const int n = min(end - key, (int)KEYS);
         for (int j = 0; j < n; j += PAIR) {
-            __global const float *restrict b = k + key + j;
+            __global const ELEMENT(TYPE_K) *restrict b = k + key + j;
             const int second = j + VECTOR < n ? VECTOR : 0;
             for (int d = 0; d < depth;) {
                 const int first = d, last = min(d + PART, depth);
                 EACH_ROW(CLEAR)
+                EACH_ROW(FETCH)
                 for (; d < last; d++) {
-                    const VT b0 = LOADV(b), b1 = LOADV(b + second);
+                    const VT b0 = GETV(TYPE_K, b), b1 = GETV(TYPE_K, b + second);
                     b += k_x;
                     EACH_ROW(MULTIPLY_KEYS)
                 }
@@ -142,11 +162,11 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention(ATTENTION
             factor[r] = weigh(weights[r], (n + PAIR - 1) / PAIR * PAIR,
                               causal ? min(n, row + r + 1 - key) : n, &largest[r], &sum[r]);
         for (int o = 0; o < columns; o += PAIR) {
-            __global const float *restrict b = v + (long)key * v_x + o;
+            __global const ELEMENT(TYPE_V) *restrict b = v + (long)key * v_x + o;
             const int second = o + VECTOR < columns ? VECTOR : 0;
             EACH_ROW(CLEAR)
             for (int i = 0; i < n; i++) {
-                const VT b0 = LOADV(b), b1 = LOADV(b + second);
+                const VT b0 = GETV(TYPE_V, b), b1 = GETV(TYPE_V, b + second);
                 b += v_x;
                 EACH_ROW(MULTIPLY_VALUES)
             }
@@ -154,13 +174,13 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention(ATTENTION
         }
     }
     for (int r = 0; r < ROWS && row + r < queries; r++) {
-        __global float *to = y + (long)(row + r) * y_x + column;
+        __global ELEMENT(TYPE_Y) *to = y + (long)(row + r) * y_x + column;
         const float all = 1.0f / sum_of(sum[r]);
         int o = 0;
         for (; o + VECTOR <= columns; o += VECTOR)
-            STOREV(LOADV(sums[r] + o) * (VT)(all), to + o);
+            PUTV(TYPE_Y, LOADV(sums[r] + o) * (VT)(all), to + o);
         for (; o < columns; o++)
-            to[o] = sums[r][o] * all;
+            PUT(TYPE_Y, sums[r][o] * all, to + o);
     }
 }
 
@@ -179,23 +199,26 @@ enum {
 };
 
 /* Channels from d0 on, of rows from `first` on, of a matrix with so many of both: [channel][row] */
-INLINE void load_rows(__local float (*tile)[ROWS + 1], __global const float *from, int first,
-                      int rows, int d0, int depth, long stride)
-{
-    const int item = get_local_id(1) * 16 + get_local_id(0), d = d0 + item % 16;
-    for (int r = item / 16; r < ROWS; r += 16)
-        tile[item % 16][r] =
-            first + r < rows && d < depth ? from[(first + r) * stride + d] : 0.0f;
-}
+#define LOAD_ROWS(name, type)                                                                      \
+    INLINE void name(__local float (*tile)[ROWS + 1], __global const ELEMENT(type) *from,          \
+                     int first, int rows, int d0, int depth, long stride)                          \
+    {                                                                                              \
+        const int item = get_local_id(1) * 16 + get_local_id(0), d = d0 + item % 16;               \
+        for (int r = item / 16; r < ROWS; r += 16)                                                 \
+            tile[item % 16][r] =                                                                   \
+                first + r < rows && d < depth ? GET(type, from + (first + r) * stride + d) : 0.0f; \
+    }
+LOAD_ROWS(load_queries, TYPE_Q)
+LOAD_ROWS(load_keys, TYPE_K)
 
 /* Columns from `first` on of keys from key0 on: [key][column] */
-INLINE void load_values(__local float (*tile)[ROWS + 1], __global const float *from, int key0,
-                        int keys, int first, int width, long stride)
+INLINE void load_values(__local float (*tile)[ROWS + 1], __global const ELEMENT(TYPE_V) *from,
+                        int key0, int keys, int first, int width, long stride)
 {
     const int item = get_local_id(1) * 16 + get_local_id(0), o = first + item % ROWS;
     for (int i = item / ROWS; i < STEP; i += 256 / ROWS)
         tile[i][item % ROWS] =
-            key0 + i < keys && o < width ? from[(key0 + i) * stride + o] : 0.0f;
+            key0 + i < keys && o < width ? GET(TYPE_V, from + (key0 + i) * stride + o) : 0.0f;
 }
 
 __kernel __attribute__((reqd_work_group_size(16, 16, 1))) void attention(ATTENTION)
@@ -222,8 +245,8 @@ __kernel __attribute__((reqd_work_group_size(16, 16, 1))) void attention(ATTENTI
             for (int c = 0; c < EACH; c++)
                 part[r][c] = sum[r][c] = 0;
         for (int d = 0; d < depth; d += STEP) {
-            load_rows(tile_a, q, row, queries, d, depth, q_x);
-            load_rows(tile_b, k, key, keys, d, depth, k_x);
+            load_queries(tile_a, q, row, queries, d, depth, q_x);
+            load_keys(tile_b, k, key, keys, d, depth, k_x);
             barrier(CLK_LOCAL_MEM_FENCE);
             for (int s = 0; s < min((int)STEP, depth - d); s++)
                 for (int r = 0; r < EACH; r++)
@@ -298,7 +321,7 @@ __kernel __attribute__((reqd_work_group_size(16, 16, 1))) void attention(ATTENTI
             for (int c = 0; c < EACH; c++) {
                 const int o = column + piece * ROWS + p * EACH + c;
                 if (o < width)
-                    y[(long)i * y_x + o] = sums[piece][r][c] * all;
+                    PUT(TYPE_Y, sums[piece][r][c] * all, y + (long)i * y_x + o);
             }
     }
 }

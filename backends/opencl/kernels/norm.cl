@@ -1,42 +1,44 @@
-/* Mean and variance. Values are taken relative to the first one, so that a large mean costs no
+/* Mean and variance of values of TYPE_X. Values are taken relative to the first one, so that a large mean costs no
  * digits, and the variance is that of the differences to the mean: never E[x²] − E[x]². */
 
 enum { PIXELS = 64 };
 
 /* For PIXELS pixels, each channel's mean, and its sum of squared differences from that:
  * part [image][part][2][channels]. */
-INLINE void partial_s(__global const float *x, __global float *part, int pixel, int n, int channels)
+INLINE void partial_s(__global const ELEMENT(TYPE_X) *x, __global float *part, int pixel, int n,
+                      int channels)
 {
-    const float first = *x;
+    const float first = GET(TYPE_X, x);
     float sum = 0, squares = 0;
     for (int i = 1; i < n; i++)
-        sum += x[(long)i * pixel] - first;
+        sum += GET(TYPE_X, x + (long)i * pixel) - first;
     const float mean = first + sum / n;
     for (int i = 0; i < n; i++) {
-        const float d = x[(long)i * pixel] - mean;
+        const float d = GET(TYPE_X, x + (long)i * pixel) - mean;
         squares = FMA(d, d, squares);
     }
     part[0] = mean;
     part[channels] = squares;
 }
 
-INLINE void partial_v(__global const float *x, __global float *part, int pixel, int n, int channels)
+INLINE void partial_v(__global const ELEMENT(TYPE_X) *x, __global float *part, int pixel, int n,
+                      int channels)
 {
-    const VT first = LOADV(x);
+    const VT first = GETV(TYPE_X, x);
     VT sum = (VT)(0.0f), squares = (VT)(0.0f);
     for (int i = 1; i < n; i++)
-        sum += LOADV(x + (long)i * pixel) - first;
+        sum += GETV(TYPE_X, x + (long)i * pixel) - first;
     const VT mean = first + sum / (VT)(n);
     for (int i = 0; i < n; i++) {
-        const VT d = LOADV(x + (long)i * pixel) - mean;
+        const VT d = GETV(TYPE_X, x + (long)i * pixel) - mean;
         squares = FMA(d, d, squares);
     }
     STOREV(mean, part);
     STOREV(squares, part + channels);
 }
 
-__kernel void group_partial(IN(x), OUT(part), int image, int pixel, int channels, int pixels,
-                            int parts)
+__kernel void group_partial(IN_OF(TYPE_X, x), OUT(part), int image, int pixel, int channels,
+                            int pixels, int parts)
 {
     const int c = get_global_id(0) * VECTOR, p = get_global_id(1), n = get_global_id(2);
     if (c >= channels)
@@ -86,16 +88,16 @@ __kernel void group_statistics(IN(part), OUT(mean), OUT(scale), int channels, in
 
 /* One work-group of 64 a row. */
 __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void
-row_statistics(IN(x), OUT(mean), OUT(scale), int length, float eps)
+row_statistics(IN_OF(TYPE_X, x), OUT(mean), OUT(scale), int length, float eps)
 {
     __local float sums[64];
     const int i = get_local_id(0);
     const long row = get_global_id(1);
     x += x_at + row * length;
-    const float first = *x;
+    const float first = GET(TYPE_X, x);
     float sum = 0;
     for (int k = i; k < length; k += 64)
-        sum += x[k] - first;
+        sum += GET(TYPE_X, x + k) - first;
     sums[i] = sum;
     barrier(CLK_LOCAL_MEM_FENCE);
     for (int half_ = 32; half_ > 0; half_ /= 2) {
@@ -107,7 +109,7 @@ row_statistics(IN(x), OUT(mean), OUT(scale), int length, float eps)
     barrier(CLK_LOCAL_MEM_FENCE);
     sum = 0;
     for (int k = i; k < length; k += 64) {
-        const float d = x[k] - m;
+        const float d = GET(TYPE_X, x + k) - m;
         sum = FMA(d, d, sum);
     }
     sums[i] = sum;

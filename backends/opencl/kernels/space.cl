@@ -1,8 +1,9 @@
-/* One work-item an element of the result: channel, pixel, image. */
+/* One work-item an element of the result: channel, pixel, image. Images are of TYPE_X, results of
+ * TYPE_Y. */
 
 #define IMAGES                                                                                     \
-    IN(x), OUT(y), int x_n, int x_c, int x_y, int x_x, int y_n, int y_c, int y_y, int y_x,         \
-        int channels, int height, int width
+    IN_OF(TYPE_X, x), OUT_OF(TYPE_Y, y), int x_n, int x_c, int x_y, int x_x, int y_n, int y_c,     \
+        int y_y, int y_x, int channels, int height, int width
 #define HERE                                                                                       \
     const int c = get_global_id(0), i = get_global_id(1) / width, j = get_global_id(1) % width,    \
               n = get_global_id(2);                                                                \
@@ -17,8 +18,8 @@ __kernel void pool_max(IMAGES, int kh, int kw, int sy, int sx)
     float m = -INFINITY;
     for (int a = 0; a < kh; a++)
         for (int b = 0; b < kw; b++)
-            m = d_max_s(m, x[(long)(i * sy + a) * x_y + (long)(j * sx + b) * x_x]);
-    *y = m;
+            m = d_max_s(m, GET(TYPE_X, x + (long)(i * sy + a) * x_y + (long)(j * sx + b) * x_x));
+    PUT(TYPE_Y, m, y);
 }
 
 __kernel void pool_mean(IMAGES, int kh, int kw, int sy, int sx)
@@ -28,10 +29,10 @@ __kernel void pool_mean(IMAGES, int kh, int kw, int sy, int sx)
     for (int a = 0; a < kh; a++) {
         float row = 0;
         for (int b = 0; b < kw; b++)
-            row += x[(long)(i * sy + a) * x_y + (long)(j * sx + b) * x_x];
+            row += GET(TYPE_X, x + (long)(i * sy + a) * x_y + (long)(j * sx + b) * x_x);
         sum += row;
     }
-    *y = sum / (kh * kw);
+    PUT(TYPE_Y, sum / (kh * kw), y);
 }
 
 /* Pixel centres at halves: p = max(0, (i + ½)·from/to − ½), in integers as far as they go. */
@@ -53,9 +54,9 @@ __kernel void resize(IMAGES, int from_height, int from_width)
     const float u = place(i, from_height, height, &a), v = place(j, from_width, width, &b);
     const long a0 = (long)a * x_y, a1 = (long)min(a + 1, from_height - 1) * x_y;
     const long b0 = (long)b * x_x, b1 = (long)min(b + 1, from_width - 1) * x_x;
-    const float top = FMA(v, x[a0 + b1], (1 - v) * x[a0 + b0]);
-    const float bottom = FMA(v, x[a1 + b1], (1 - v) * x[a1 + b0]);
-    *y = FMA(u, bottom, (1 - u) * top);
+    const float top = FMA(v, GET(TYPE_X, x + a0 + b1), (1 - v) * GET(TYPE_X, x + a0 + b0));
+    const float bottom = FMA(v, GET(TYPE_X, x + a1 + b1), (1 - v) * GET(TYPE_X, x + a1 + b0));
+    PUT(TYPE_Y, FMA(u, bottom, (1 - u) * top), y);
 }
 
 /* A row of NaN for an id outside the table: the device cannot tell otherwise. */

@@ -1,5 +1,5 @@
 /* V = Bᵀ·d·B for tiles of SIZE x SIZE pixels that overlap by two: [position][tile][channel], for
- * F(M x M, 3x3) and SIZE = M + 2. */
+ * F(M x M, 3x3) and SIZE = M + 2. The image is of TYPE_X. */
 
 #define SIZE (M + 2)
 
@@ -30,8 +30,8 @@ INLINE void along(const VT *d, int from, VT *o, int to)
 }
 #endif
 
-INLINE void transform(__global const float *x, __global float *v, int y0, int x0, int height,
-                      int width, int x_y, int x_x, int plane)
+INLINE void transform(__global const ELEMENT(TYPE_X) *x, __global float *v, int y0, int x0,
+                      int height, int width, int x_y, int x_x, int plane)
 {
     VT d[SIZE * SIZE], e[SIZE];
     __attribute__((opencl_unroll_hint)) for (int r = 0; r < SIZE; r++)
@@ -40,7 +40,7 @@ INLINE void transform(__global const float *x, __global float *v, int y0, int x0
         {
             const int i = y0 + r, j = x0 + c;
             const bool inside = (i >= 0) & (i < height) & (j >= 0) & (j < width);
-            e[c] = inside ? LOADV(x + (long)i * x_y + (long)j * x_x) : (VT)(0.0f);
+            e[c] = inside ? GETV(TYPE_X, x + (long)i * x_y + (long)j * x_x) : (VT)(0.0f);
         }
         along(e, 1, d + r * SIZE, 1);
     }
@@ -52,8 +52,9 @@ INLINE void transform(__global const float *x, __global float *v, int y0, int x0
     }
 }
 
-__kernel void winograd_input(IN(x), OUT(v), int channels, int height, int width, int x_n, int x_y,
-                             int x_x, int tiles_y, int tiles_x, int top, int left, int plane)
+__kernel void winograd_input(IN_OF(TYPE_X, x), OUT(v), int channels, int height, int width, int x_n,
+                             int x_y, int x_x, int tiles_y, int tiles_x, int top, int left,
+                             int plane)
 {
     const int tile = get_global_id(1), n = tile / (tiles_y * tiles_x);
     const int y0 = tile / tiles_x % tiles_y * M - top, x0 = tile % tiles_x * M - left;

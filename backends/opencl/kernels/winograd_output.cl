@@ -1,4 +1,4 @@
-/* y = Aᵀ·m·A for tiles of M x M pixels, and what follows the convolution. */
+/* y = Aᵀ·m·A for tiles of M x M pixels, and what follows the convolution; the image is of TYPE_Y. */
 
 #define SIZE (M + 2)
 
@@ -22,8 +22,8 @@ INLINE void along(const VT *d, int from, VT *o, int to)
 }
 #endif
 
-__kernel void winograd_output(IN(m), OUT(y), int columns, int height, int width, int y_n, int y_y,
-                              int y_x, int tiles_y, int tiles_x, int plane OPERANDS)
+__kernel void winograd_output(IN(m), OUT_OF(TYPE_Y, y), int columns, int height, int width, int y_n,
+                              int y_y, int y_x, int tiles_y, int tiles_x, int plane OPERANDS)
 {
     const int tile = get_global_id(1), n = tile / (tiles_y * tiles_x);
     const int y0 = tile / tiles_x % tiles_y * M, x0 = tile % tiles_x * M;
@@ -48,7 +48,8 @@ __kernel void winograd_output(IN(m), OUT(y), int columns, int height, int width,
             {
                 const int i = y0 + r, j = x0 + c;
                 if (i < height && j < width)
-                    STOREV(FINISH_v(out[c], n, i, j, o), y + (long)i * y_y + (long)j * y_x + o);
+                    PUTV(TYPE_Y, FINISH_v(out[c], n, i, j, o),
+                         y + (long)i * y_y + (long)j * y_x + o);
             }
         }
     }

@@ -1,4 +1,5 @@
-/* U = G·g·Gᵀ for every pair of column and channel, packed: [position][panel][channel][width].
+/* U = G·g·Gᵀ for every pair of column and channel, packed: [position][panel][channel][width]
+ * of TYPE_Y.
  *
  * F(2x2, 3x3) with points 0, ±1, ∞; F(4x4, 3x3) with points 0, ±5/8, ±3/2, ∞, which have half the
  * error of 0, ±1, ±2, ∞. Row of point p of G: (1, p, p²)/Π(p − q) over the other points. */
@@ -56,7 +57,7 @@ INLINE void along(real a, real b, real c, real *t, int apart)
 #endif
 }
 
-__kernel void winograd_weights(IN(w), OUT(u), int columns, int channels, int w_o, int w_c, int w_y,
+__kernel void winograd_weights(IN(w), OUT_OF(TYPE_Y, u), int columns, int channels, int w_o, int w_c, int w_y,
                                int w_x, int panels, int width)
 {
     const int c = get_global_id(1), panel = get_global_id(2);
@@ -74,6 +75,6 @@ __kernel void winograd_weights(IN(w), OUT(u), int columns, int channels, int w_o
         for (int y = 0; y < SIZE; y++)
             along(half_[y * 3], half_[y * 3 + 1], half_[y * 3 + 2], all + y * SIZE, 1);
         for (int i = 0; i < SIZE * SIZE; i++)
-            u[i * plane + j] = o < columns ? all[i].high : 0.0f;
+            PUT(TYPE_Y, o < columns ? all[i].high : 0.0f, u + i * plane + j);
     }
 }
