@@ -196,7 +196,7 @@ struct cu_norm {
 
 cudaError_t cu_run_norm(cudaStream_t stream, const void *norm);
 
-/* --- attention (cuda_attention.cu) --- */
+/* --- attention (cuda_attention.cu, cuda_attention_mma.cu) --- */
 
 /* y[z, l, e] = Σ_m p[l, m]·v[z, m, e], p = softmax_m(scale·Σ_d q[z, l, d]·k[z, m, d]); d of q and k
  * and e of v and y are contiguous. z = z0·z_inner + z1: images and heads. */
@@ -207,11 +207,18 @@ struct cu_attention {
     int32_t z, z_inner;
     int32_t queries, keys, depth, columns; /* sizes of l, m, d, e */
     int32_t causal, z_first;
+    int32_t tf32; /* factors may be rounded to tf32 */
     float scale;
     int64_t q_stride[3], k_stride[3], v_stride[3], y_stride[3]; /* elements: z0, z1, l or m */
 };
 
+/* Computes every one, in float32. */
 cudaError_t cu_run_attention(cudaStream_t stream, const void *attention);
+/* On tensor cores: q, k and v of one type that they take, sizes of heads up to 256 and all strides
+ * multiples of 16 bytes. `fits` is asked with the offsets given, in q, k, v and y, as if storages
+ * began at 0. */
+bool cu_fits_attention_mma(const struct cu_attention *attention, int capability);
+cudaError_t cu_run_attention_mma(cudaStream_t stream, const void *attention);
 
 /* --- images, embeddings, noise (cuda_space.cu, cuda_philox.cu) --- */
 

@@ -125,6 +125,22 @@ static void put_strides(int64_t to[3], const demist_view *v)
     to[2] = v->stride[3];
 }
 
+/* Before addresses are known: offsets stand for them. */
+static bool fits_tensor_cores(const demist_program *p, const struct cu_attention *attention,
+                              const demist_view in[3], const demist_view *y)
+{
+    const demist_view *views[] = {&in[0], &in[1], &in[2], y};
+    uintptr_t at[4];
+    for (int i = 0; i < 4; i++)
+        at[i] = (uintptr_t)views[i]->offset * cu_size_of(cu_type_of(p, views[i]));
+    struct cu_attention a = *attention;
+    memcpy(&a.q, &at[0], sizeof a.q);
+    memcpy(&a.k, &at[1], sizeof a.k);
+    memcpy(&a.v, &at[2], sizeof a.v);
+    memcpy(&a.y, &at[3], sizeof a.y);
+    return cu_fits_attention_mma(&a, p->device->capability);
+}
+
 /* q [N,h,D,L], k [N,h,D,M], v [N,h,E,M] -> y [N,h,E,L], in memory [N,L,h,E]: pixels of channels. */
 demist_status cu_add_attention(demist_program *p, const demist_node *node)
 {
@@ -153,6 +169,11 @@ demist_status cu_add_attention(demist_program *p, const demist_node *node)
     put_strides(a->k_stride, k);
     put_strides(a->v_stride, v);
     put_strides(a->y_stride, &y);
+    a->tf32 = p->precision == DEMIST_PRECISION_TF32;
+    if (fits_tensor_cores(p, a, in, &y)) {
+        d.launch.kernel = "attention_mma";
+        d.launch.run = cu_run_attention_mma;
+    }
     cu_put_in(&d, &a->q, q);
     cu_put_in(&d, &a->k, k);
     cu_put_in(&d, &a->v, v);

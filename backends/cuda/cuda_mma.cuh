@@ -1,5 +1,5 @@
-/* The few instructions of tensor cores and asynchronous copies, each as one function, and nothing
- * else: the only PTX of this backend.
+/* The few instructions of tensor cores, their types and asynchronous copies, each as one function,
+ * and nothing else: the only PTX of this backend.
  *
  * Fragments, with group = lane / 4 and member = lane % 4 (PTX ISA, "Matrix fragments for mma"):
  *
@@ -82,6 +82,29 @@ static __device__ __forceinline__ uint32_t cu_to_tf32(uint32_t bits)
     return rounded;
 #else
     return bits;
+#endif
+}
+
+/* Two numbers of 16 bits, the first one in the lower half. */
+static __device__ __forceinline__ uint32_t cu_pack_f16(float first, float second)
+{
+#if CU_AMPERE
+    uint32_t both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+    return both;
+#else
+    return cu_to_half(first) | static_cast<uint32_t>(cu_to_half(second)) << 16;
+#endif
+}
+
+static __device__ __forceinline__ uint32_t cu_pack_bf16(float first, float second)
+{
+#if CU_AMPERE
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+    return both;
+#else
+    return cu_to_bfloat(first) | static_cast<uint32_t>(cu_to_bfloat(second)) << 16;
 #endif
 }
 

@@ -173,6 +173,18 @@ static const demist_node *attention_block(demist_builder *b, const demist_node *
     return demist_add(b, in[0], demist_reshape(b, h, 4, image));
 }
 
+/* The same with heads of a size that tensor cores take: x [N,16,6,6], w 48 x 16 x 1 x 1, b 48 */
+static const demist_node *attention_of_16(demist_builder *b, const demist_node *const *in)
+{
+    const int64_t heads[] = {N, 1, 48, 36}, image[] = {N, 16, 6, 6};
+    const demist_node *qkv =
+        demist_reshape(b, demist_conv2d(b, in[0], in[1], in[2], 1, 0), 4, heads);
+    const demist_node *h =
+        demist_attention(b, demist_slice(b, qkv, 2, 0, 16), demist_slice(b, qkv, 2, 16, 16),
+                         demist_slice(b, qkv, 2, 32, 16), 0.25f);
+    return demist_add(b, in[0], demist_reshape(b, h, 4, image));
+}
+
 /* broadcast elementwise: c·x + t, squashed. x [N,4,3,3], c [N,4,1,1], t [N,4,1,1] */
 static const demist_node *modulate(demist_builder *b, const demist_node *const *in)
 {
@@ -530,6 +542,8 @@ const struct op_case op_cases[] = {
           G(0.2, 0, 24, 16), F(24)),
     CHAIN("chain/attention-block", attention_block, 3, F(N, 12, 5, 5), G(0.3, 0, 36, 12, 1, 1),
           F(36)),
+    CHAIN("chain/attention-of-16", attention_of_16, 3, F(N, 16, 6, 6), G(0.3, 0, 48, 16, 1, 1),
+          F(48)),
     CHAIN("chain/modulate", modulate, 3, F(N, 4, 3, 3), F(N, 4, 1, 1), F(N, 4, 1, 1)),
     CHAIN("chain/embedding-add", embedding_add, 3, F(10, 6), I(10, N), F(N, 6)),
     CHAIN("chain/layer-norm-linear", layer_norm_linear, 5, F(N, 3, 16), F(16), F(16),

@@ -144,6 +144,16 @@ inline uint32_t cu_to_tf32(uint32_t bits)
     return (bits & 0x7f800000) == 0x7f800000 ? bits : (bits + 0x1000) & 0xffffe000u;
 }
 
+inline uint32_t cu_pack_f16(float first, float second)
+{
+    return __float2half_rn(first).bits | (uint32_t)__float2half_rn(second).bits << 16;
+}
+
+inline uint32_t cu_pack_bf16(float first, float second)
+{
+    return __float2bfloat16_rn(first).bits | (uint32_t)__float2bfloat16_rn(second).bits << 16;
+}
+
 inline void cu_load_matrices(uint32_t *to, const void *row,
                              cuda_emulator::place at = cuda_emulator::here())
 {
