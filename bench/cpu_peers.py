@@ -107,7 +107,7 @@ def flags_of(network):
     return {k: v for k, v in NETWORKS[network].items() if k != "title"}
 
 
-def make_network(network, folder):
+def make_network(network, folder, onnx=True):
     """Writes the checkpoint, inputs for the largest batch and the ONNX model; in a process of its own."""
     sys.path.insert(0, os.path.join(HERE, "peers"))
     import torch
@@ -125,7 +125,7 @@ def make_network(network, folder):
     x, t = torch.randn(16, 3, size, size), 37.25 * torch.arange(1.0, 17.0)
     write_safetensors(f"{folder}/{network}-in.safetensors",
                       {"x": x.numpy(), "t_network": t.numpy()})
-    if importlib.util.find_spec("onnx"):
+    if onnx and importlib.util.find_spec("onnx"):
         torch.onnx.export(model, (x[:2], t[:2]), f"{folder}/{network}.onnx", dynamo=False,
                           opset_version=17, input_names=["x", "t"], output_names=["out"],
                           dynamic_axes={"x": {0: "n"}, "t": {0: "n"}, "out": {0: "n"}})
