@@ -342,9 +342,27 @@ static demist_status next_stage(demist_queue *queue, struct cu_stage **stage)
     return DEMIST_OK;
 }
 
+demist_status cu_put_words(const demist_device *device, cudaStream_t stream, void *to,
+                           const void *src, size_t bytes)
+{
+    struct cu_words words;
+    for (size_t done = 0; done < bytes; done += sizeof words.value) {
+        const size_t left = bytes - done;
+        const size_t n = left < sizeof words.value ? left : sizeof words.value;
+        words.to = (uint32_t *)((char *)to + done);
+        words.n = (int32_t)(n / sizeof words.value[0]);
+        memcpy(words.value, (const char *)src + done, n);
+        CU_CALL(device, cu_run_words(stream, &words));
+    }
+    return DEMIST_OK;
+}
+
 demist_status cu_to_device(demist_queue *queue, void *to, const void *src, size_t bytes)
 {
     CU_TRY(cu_use(queue->device));
+    /* The times of a step, above all. */
+    if (bytes <= sizeof(uint32_t) * CU_WORDS_AT_ONCE && ((uintptr_t)to | bytes) % 4 == 0)
+        return cu_put_words(queue->device, queue->stream, to, src, bytes);
     for (size_t done = 0; done < bytes;) {
         const size_t n = bytes - done < CU_STAGE ? bytes - done : CU_STAGE;
         struct cu_stage *stage;

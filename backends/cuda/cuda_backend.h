@@ -100,6 +100,9 @@ void cu_queue_destroy(demist_queue *queue);
 /* To or from device memory, by way of the pinned pieces; `to_device` has copied src when it
  * returns, `from_device` has the data. */
 demist_status cu_to_device(demist_queue *queue, void *to, const void *src, size_t bytes);
+/* The same for a few words (4 bytes), as arguments of kernels: nothing is waited for. */
+demist_status cu_put_words(const demist_device *device, cudaStream_t stream, void *to,
+                           const void *src, size_t bytes);
 demist_status cu_from_device(demist_queue *queue, void *dst, const void *from, size_t bytes);
 
 void cu_forget_tuned(demist_device *device); /* cuda_tune.c */

@@ -172,15 +172,8 @@ static demist_status check_call(const demist_binding *b, const demist_scalar *sc
 static demist_status set_slots(const struct run *run, const demist_scalar *scalars)
 {
     const demist_program *p = run->program;
-    struct cu_slots slots;
-    for (int32_t i = 0; i < p->n_scalars; i += CU_SLOTS_AT_ONCE) {
-        const int32_t left = p->n_scalars - i;
-        slots.to = (demist_scalar *)p->slots + i;
-        slots.n = left < CU_SLOTS_AT_ONCE ? left : CU_SLOTS_AT_ONCE;
-        memcpy(slots.value, scalars + i, sizeof *scalars * (size_t)slots.n);
-        CU_CALL(p->device, cu_run_slots(run->stream, &slots));
-    }
-    return DEMIST_OK;
+    return cu_put_words(p->device, run->stream, p->slots, scalars,
+                        sizeof *scalars * (size_t)p->n_scalars);
 }
 
 /* Copies the values that are there after step `step`. */

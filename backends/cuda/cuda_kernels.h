@@ -261,17 +261,17 @@ struct cu_philox {
 cudaError_t cu_run_normal(cudaStream_t stream, const void *philox);
 cudaError_t cu_run_uniform(cudaStream_t stream, const void *philox);
 
-/* --- scalar slots (cuda_map.cu) --- */
+/* --- a few words from the host: scalar slots, times (cuda_map.cu) --- */
 
-enum { CU_SLOTS_AT_ONCE = 256 };
+enum { CU_WORDS_AT_ONCE = 512 };
 
-struct cu_slots {
-    demist_scalar *to; /* device */
+struct cu_words {
+    uint32_t *to; /* device */
     int32_t n, spare;
-    demist_scalar value[CU_SLOTS_AT_ONCE];
+    uint32_t value[CU_WORDS_AT_ONCE];
 };
 
-cudaError_t cu_run_slots(cudaStream_t stream, const void *slots);
+cudaError_t cu_run_words(cudaStream_t stream, const void *words);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,6 @@
-/* Elementwise chains over strided views, and the slots that they read scalars from. Copies, casts,
- * padding, nearest upsampling, concatenation and the packing of weights are such loops too. */
+/* Elementwise chains over strided views, and what the host hands over: scalars, times. Copies,
+ * casts, padding, nearest upsampling, concatenation and the packing of weights are such loops too.
+ */
 #include "cuda_code.cuh"
 #include "cuda_launch.cuh"
 
@@ -73,19 +74,18 @@ extern "C" cudaError_t cu_run_map(cudaStream_t stream, const void *arguments)
     return launch(map, dim3(blocks_for(n, THREADS)), dim3(THREADS), 0, stream, m);
 }
 
-/* --- scalar slots --- */
+/* --- a few words from the host --- */
 
-static __global__ void set_slots(const __grid_constant__ cu_slots s)
+static __global__ __launch_bounds__(THREADS) void set_words(const __grid_constant__ cu_words w)
 {
-    const int i = static_cast<int>(threadIdx.x);
-    if (i < s.n)
-        s.to[i].u = s.value[i].u;
+    for (int i = static_cast<int>(threadIdx.x); i < w.n; i += THREADS)
+        w.to[i] = w.value[i];
 }
 
 /* A launch copies its arguments, so that nothing of the caller's needs to live on, and nothing
- * needs to be waited for. */
-extern "C" cudaError_t cu_run_slots(cudaStream_t stream, const void *arguments)
+ * needs to be waited for; nor does the stream change between kernels and copies. */
+extern "C" cudaError_t cu_run_words(cudaStream_t stream, const void *arguments)
 {
-    const cu_slots &s = *static_cast<const cu_slots *>(arguments);
-    return launch(set_slots, dim3(1), dim3(CU_SLOTS_AT_ONCE), 0, stream, s);
+    const cu_words &w = *static_cast<const cu_words *>(arguments);
+    return launch(set_words, dim3(1), dim3(THREADS), 0, stream, w);
 }

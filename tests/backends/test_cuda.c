@@ -330,16 +330,16 @@ static void test_a_failing_call_is_named_with_code_and_place(void **state)
 {
     struct harness h;
     demist_buffer *buffer;
-    const float one = 1;
+    static const float data[1024]; /* too much for a kernel's arguments */
     harness_open(&h, cuda, 1, NULL);
-    HARNESS_OK(&h, buffer_create, (h.device, sizeof one, &buffer));
+    HARNESS_OK(&h, buffer_create, (h.device, sizeof data, &buffer));
     cuda_emulator_fail("cudaMemcpyAsync", 1, cudaErrorInvalidValue);
-    HARNESS_FAILS(&h, buffer_write, (h.queue, buffer, 0, &one, sizeof one), DEMIST_DEVICE,
+    HARNESS_FAILS(&h, buffer_write, (h.queue, buffer, 0, data, sizeof data), DEMIST_DEVICE,
                   "cudaMemcpyAsync failed: cudaErrorInvalidValue (1");
     cuda_emulator_fail("cudaMemcpyAsync", 1, cudaErrorInvalidValue);
-    HARNESS_FAILS(&h, buffer_write, (h.queue, buffer, 0, &one, sizeof one), DEMIST_DEVICE,
+    HARNESS_FAILS(&h, buffer_write, (h.queue, buffer, 0, data, sizeof data), DEMIST_DEVICE,
                   "at cuda_backend.c:");
-    HARNESS_OK(&h, buffer_write, (h.queue, buffer, 0, &one, sizeof one));
+    HARNESS_OK(&h, buffer_write, (h.queue, buffer, 0, data, sizeof data));
     h.vtable->buffer_destroy(buffer);
     harness_close(&h);
 }
