@@ -254,9 +254,42 @@ enum cu_type cu_type_like(const demist_program *p, const demist_node *node, int3
 
 /* --- where results go --- */
 
+static bool is_pixel_major(const int32_t *order)
+{
+    return order[0] == 0 && order[1] == 2 && order[2] == 3 && order[3] == 1;
+}
+
+/* A result that a concatenation waits for is written where the concatenation has it, which then
+ * copies nothing. Whoever comes first makes the room. */
+static bool result_in_whole(demist_program *p, const demist_node *node, enum cu_type type,
+                            demist_view *view)
+{
+    static const int32_t order[] = {0, 2, 3, 1};
+    const struct cu_value *part = &p->values[node->id];
+    struct cu_value *whole = &p->values[part->part_of->id];
+    if (!whole->has_room) {
+        demist_view room = {.batched = true, .rank = 4};
+        memcpy(room.shape, part->part_of->shape, sizeof room.shape);
+        room.storage = cu_new_storage(p, true, demist_view_lay_out(&room, order), type);
+        if (room.storage < 0)
+            return false;
+        whole->view = room;
+        whole->has_room = true;
+    }
+    if (p->storages[whole->view.storage].type != type)
+        return false;
+    *view = whole->view;
+    view->shape[1] = node->shape[1];
+    view->offset = part->part_at;
+    return true;
+}
+
 demist_status cu_result(demist_program *p, const demist_node *node, const int32_t *order,
                         enum cu_type type, demist_view *view)
 {
+    if (p->values[node->id].part_of && is_pixel_major(order) &&
+        result_in_whole(p, node, type, view))
+        return DEMIST_OK;
     *view = (demist_view){.batched = demist_is_batched(node), .rank = node->rank};
     memcpy(view->shape, node->shape, sizeof view->shape);
     const int64_t elements = demist_view_lay_out(view, order);
@@ -354,8 +387,37 @@ static demist_status add_view(demist_program *p, const demist_node *node)
     return DEMIST_OK;
 }
 
+/* Which values can be written into the concatenation that they are for: images that nothing else
+ * has a claim on. */
+static void find_parts(demist_program *p, const demist_graph *graph)
+{
+    for (int32_t i = 0; i < graph->n_nodes; i++) {
+        const demist_node *whole = graph->nodes[i];
+        if (whole->op != DEMIST_OP_CONCAT || whole->rank != 4 || whole->attrs.axis.axis != 1 ||
+            whole->dtype != DEMIST_F32 || !demist_is_batched(whole) || p->values[i].is_output)
+            continue;
+        int64_t at = 0;
+        for (int32_t k = 0; k < whole->n_inputs; k++) {
+            struct cu_value *part = &p->values[whole->inputs[k]->id];
+            if (!part->part_of && !part->is_output && demist_is_batched(whole->inputs[k])) {
+                part->part_of = whole;
+                part->part_at = at;
+            }
+            at += whole->inputs[k]->shape[1];
+        }
+    }
+}
+
+/* Whether it is where it belongs. */
+static bool is_there(const demist_view *from, const demist_view *to)
+{
+    return from->storage == to->storage && from->offset == to->offset &&
+           memcmp(from->stride, to->stride, 4 * sizeof from->stride[0]) == 0;
+}
+
 static demist_status add_concat(demist_program *p, const demist_node *node)
 {
+    const struct cu_value *value = &p->values[node->id];
     const int32_t axis = node->attrs.axis.axis;
     demist_view whole, from;
     int64_t offset = 0;
@@ -366,7 +428,9 @@ static demist_status add_concat(demist_program *p, const demist_node *node)
         if (type == wide_type(node))
             break;
     }
-    if (node->rank == 4 && axis == 1 && node->dtype == DEMIST_F32)
+    if (value->has_room && p->storages[value->view.storage].type == type)
+        whole = value->view;
+    else if (node->rank == 4 && axis == 1 && node->dtype == DEMIST_F32)
         CU_TRY(cu_result_pixels(p, node, type, &whole));
     else
         CU_TRY(cu_result_dense(p, node, type, &whole));
@@ -376,7 +440,8 @@ static demist_status add_concat(demist_program *p, const demist_node *node)
         to.shape[axis] = from.shape[axis];
         to.offset += offset * whole.stride[axis];
         offset += from.shape[axis];
-        CU_TRY(cu_add_copy(p, node->id, &to, &from));
+        if (!value->has_room || !is_there(&from, &to))
+            CU_TRY(cu_add_copy(p, node->id, &to, &from));
     }
     cu_set_result(p, node, &whole);
     return DEMIST_OK;
@@ -767,6 +832,7 @@ static demist_status build(demist_program *p, const demist_graph *graph,
 {
     CU_TRY(alloc_tables(p, graph));
     CU_TRY(define_leaves(p, graph));
+    find_parts(p, graph);
     CU_TRY(add_nodes(p, graph));
     CU_TRY(define_outputs(p, graph));
     CU_TRY(cu_plan_calls(p));

@@ -109,8 +109,11 @@ struct cu_value {
     bool defined;
     bool is_output; /* of the graph: never narrow */
     demist_view view;
-    int32_t ready;  /* the step after which it is there; −1: before the first */
-    int32_t inside; /* the node that this one was fused into, −1: none */
+    bool has_room;              /* a concatenation: its view is where parts are written */
+    const demist_node *part_of; /* the concatenation of channels that it can be written into */
+    int64_t part_at;            /* its first channel there */
+    int32_t ready;              /* the step after which it is there; −1: before the first */
+    int32_t inside;             /* the node that this one was fused into, −1: none */
 };
 
 struct cu_steps {

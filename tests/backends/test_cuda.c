@@ -324,6 +324,74 @@ static void test_every_number_of_images_gives_the_same_images(void **state)
     network_close(&w);
 }
 
+/* x [N,3,SIDE,SIDE] -> a convolution of the concatenation of two convolutions and, where `input`, x
+ */
+static struct dm_graph *concat_graph(bool input, const float *weights)
+{
+    struct dm_graph *graph;
+    struct dm_error err = DM_ERROR_INIT;
+    if (dm_graph_create("parts", NULL, &graph, &err) != DEMIST_OK)
+        fail_msg("%s", err.text);
+    demist_builder *b = dm_graph_builder(graph);
+    const demist_node *part[3], *whole;
+    const demist_node *x =
+        b->input(b, "x", DEMIST_ROLE_X, DEMIST_F32, 4, (int64_t[]){DEMIST_BATCH, 3, SIDE, SIDE});
+    for (int i = 0; i < 2; i++) {
+        const int64_t shape[] = {4 + i, 3, 3, 3};
+        part[i] = demist_conv2d(b, x, b->constant(b, DEMIST_F32, 4, shape, weights), NULL, 1, 1);
+    }
+    part[2] = x;
+    whole = demist_concat(b, 1, input ? 3 : 2, part);
+    const int64_t shape[] = {3, input ? 12 : 9, 3, 3};
+    b->output(b, "out",
+              demist_conv2d(b, whole, b->constant(b, DEMIST_F32, 4, shape, weights), NULL, 1, 1));
+    if (dm_graph_finish(graph, &err) != DEMIST_OK)
+        fail_msg("%s", err.text);
+    return graph;
+}
+
+static int64_t kernels_of_a_concatenation(bool input)
+{
+    extern const demist_plugin demist_plugin_v1_backend_reference;
+    static float weights[3 * 12 * 9], x[IMAGES * X];
+    static const char *const options[] = {"tuning = off", NULL};
+    const void *const inputs[] = {x};
+    struct harness h;
+    struct harness_program p;
+    for (size_t i = 0; i < sizeof weights / sizeof weights[0]; i++)
+        weights[i] = 0.25f * (float)((int)(i * 7 % 9) - 4);
+    for (int i = 0; i < IMAGES * X; i++)
+        x[i] = (float)(i * 5 % 11 - 5);
+    struct dm_graph *graph = concat_graph(input, weights);
+    harness_open(&h, &demist_plugin_v1_backend_reference, 1, NULL);
+    float *wanted = harness_run(&h, dm_graph_view(graph), IMAGES, DEMIST_PRECISION_STRICT,
+                                DEMIST_COMPILE_FROZEN, inputs, NULL, IMAGES);
+    harness_close(&h);
+    harness_open(&h, cuda, 1, options);
+    harness_compile(&h, dm_graph_view(graph), IMAGES, DEMIST_PRECISION_F32, DEMIST_COMPILE_FROZEN,
+                    &p);
+    harness_set(&p, 0, x, IMAGES);
+    const int64_t before = cuda_emulator_calls("launch");
+    harness_execute(&p, NULL, IMAGES);
+    const int64_t kernels = cuda_emulator_calls("launch") - before;
+    float *got = harness_get(&p, 0, IMAGES);
+    assert_memory_equal(got, wanted, IMAGES * X * sizeof *got); /* all numbers are exact */
+    free(wanted);
+    free(got);
+    harness_program_finish(&p);
+    harness_close(&h);
+    dm_graph_destroy(graph);
+    return kernels;
+}
+
+static void test_parts_are_written_where_their_concatenation_has_them(void **state)
+{
+    /* To pixels for two convolutions, from them for the output, and three convolutions; the input
+     * has to be copied. */
+    assert_int_equal(kernels_of_a_concatenation(false), 3 + 3);
+    assert_int_equal(kernels_of_a_concatenation(true), 3 + 3 + 1);
+}
+
 /* --- errors --- */
 
 static void test_a_failing_call_is_named_with_code_and_place(void **state)
@@ -509,6 +577,7 @@ int main(void)
         cmocka_unit_test_setup(test_an_execution_is_captured_once_and_allocates_nothing, reset),
         cmocka_unit_test_setup(test_replayed_and_queued_executions_have_the_same_bits, reset),
         cmocka_unit_test_setup(test_every_number_of_images_gives_the_same_images, reset),
+        cmocka_unit_test_setup(test_parts_are_written_where_their_concatenation_has_them, reset),
         cmocka_unit_test_setup(test_a_failing_call_is_named_with_code_and_place, reset),
         cmocka_unit_test_setup_teardown(test_a_lost_device_says_that_it_cannot_go_on, reset, reset),
         cmocka_unit_test_setup_teardown(test_too_little_memory_tells_the_batch_that_fits, reset,
