@@ -9,8 +9,8 @@
 
 enum {
     THREADS = 256,
-    KEPT = 10240, /* floats of a group that stays in shared memory */
-    BLOCK = 16,   /* terms of one chain of additions */
+    KEPT = 40 * 1024, /* bytes of a group that stays in shared memory, as they are */
+    BLOCK = 16,       /* terms of one chain of additions */
 };
 
 /* EACH neighbouring channels at a time: 4 where addresses fit, or 1. */
@@ -18,7 +18,7 @@ template <int EACH> struct group {
     const cu_norm &p;
     int64_t x_at, y_at; /* of the group's first element */
     int spans;          /* of EACH channels in a pixel's part */
-    float *kept;        /* NULL: x is read again */
+    void *kept;         /* in x's type; NULL: x is read again */
 
     __device__ __forceinline__ void load(int i, float (&v)[EACH]) const
     {
@@ -37,9 +37,18 @@ template <int EACH> struct group {
             load(i, v);
             return;
         }
-#pragma unroll
-        for (int c = 0; c < EACH; c++)
-            v[c] = kept[i * EACH + c];
+        if (EACH == 4)
+            cu_load4(kept, i * EACH, p.x_type, v);
+        else
+            v[0] = cu_load(kept, i, p.x_type);
+    }
+
+    __device__ __forceinline__ void keep(int i, const float (&v)[EACH]) const
+    {
+        if (EACH == 4)
+            cu_store4(kept, i * EACH, p.x_type, v);
+        else
+            cu_store(kept, i, p.x_type, v[0]);
     }
 };
 
@@ -60,27 +69,32 @@ static __device__ __forceinline__ float sum_of(const group<EACH> &g, int n, floa
             for (int c = 0; c < EACH; c++) {
                 const float d = v[c] - first;
                 block = squares ? fmaf(d, d, block) : block + d;
-                if (!squares && g.kept)
-                    g.kept[i * EACH + c] = v[c];
             }
+            if (!squares && g.kept)
+                g.keep(i, v);
         }
         sum += block;
     }
     return sum;
 }
 
+static __host__ __device__ __forceinline__ int64_t bytes_of_group(const cu_norm &p)
+{
+    const int64_t size = p.x_type == CU_F16 || p.x_type == CU_BF16 ? 2 : 4;
+    return static_cast<int64_t>(p.members) * p.pixels * size;
+}
+
 template <int EACH>
 static __global__ __launch_bounds__(THREADS) void norm(const __grid_constant__ cu_norm p)
 {
-    CU_SHARED(float, kept);
+    CU_SHARED(unsigned char, kept);
     __shared__ float shared[32];
     const int groups = p.channels / p.members, row = static_cast<int>(blockIdx.x) / groups;
     const int channel0 = (static_cast<int>(blockIdx.x) - row * groups) * p.members;
     const int n = p.members / EACH * p.pixels, image = row / p.rows_per_image;
     const float total = static_cast<float>(p.members) * static_cast<float>(p.pixels);
     const group<EACH> g = {p, row * p.x_stride[0] + channel0, row * p.y_stride[0] + channel0,
-                           p.members / EACH,
-                           static_cast<int64_t>(p.members) * p.pixels <= KEPT ? kept : nullptr};
+                           p.members / EACH, bytes_of_group(p) <= KEPT ? kept : nullptr};
     const float first = cu_load(p.x, g.x_at, p.x_type);
     const float mean = first + cu_block_reduce(true, sum_of(g, n, first, false), shared) / total;
     /* Every thread reads back what it has kept itself. */
@@ -120,8 +134,7 @@ extern "C" cudaError_t cu_run_norm(cudaStream_t stream, const void *arguments)
 {
     const cu_norm &p = *static_cast<const cu_norm *>(arguments);
     const dim3 grid(static_cast<unsigned>(p.rows) * static_cast<unsigned>(p.channels / p.members));
-    const int64_t elements = static_cast<int64_t>(p.members) * p.pixels;
-    const size_t bytes = elements <= KEPT ? static_cast<size_t>(elements) * sizeof(float) : 0;
+    const size_t bytes = bytes_of_group(p) <= KEPT ? static_cast<size_t>(bytes_of_group(p)) : 0;
     if (p.members % 4 == 0 && fours(p.x, p.x_type, p.x_stride) && fours(p.y, p.y_type, p.y_stride))
         return launch(norm<4>, grid, dim3(THREADS), bytes, stream, p);
     return launch(norm<1>, grid, dim3(THREADS), bytes, stream, p);
