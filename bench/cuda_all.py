@@ -549,12 +549,15 @@ class Run:
     # --- all of it ---
 
     def interrupted(self, number, frame):
+        for name in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):  # what follows is to be whole
+            signal.signal(name, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     def run(self):
         # Whatever ends it, the report is written: a signal, or the budget, should no limit have held.
         signal.signal(signal.SIGTERM, self.interrupted)
         signal.signal(signal.SIGALRM, self.interrupted)
+        signal.signal(signal.SIGINT, self.interrupted)
         signal.setitimer(signal.ITIMER_REAL, self.args.budget + 2)
         state = "finished"
         try:
