@@ -36,8 +36,13 @@ static struct dm_ini *describe(const char *text, const char *checkpoint, const c
     return fixture_ini(text, overrides);
 }
 
-/* Largest difference of one evaluation to the file's own `out`, relative to max |out|. */
-static double evaluate(struct fixture *f, const struct dm_ini *ini, const char *in)
+/* Of one evaluation to the file's own `out`: the largest difference relative to max |out|, and the
+ * PSNR of a range of twice that in decibels. */
+struct agreement {
+    double error, psnr;
+};
+
+static struct agreement agreement_of(struct fixture *f, const struct dm_ini *ini, const char *in)
 {
     struct dm_error err = DM_ERROR_INIT;
     struct dm_setup setup;
@@ -52,12 +57,32 @@ static double evaluate(struct fixture *f, const struct dm_ini *ini, const char *
     int64_t n, expected_n;
     float *got = fixture_tensor(out, "out", &n), *want = fixture_tensor(in, "out", &expected_n);
     assert_int_equal(n, expected_n);
-    double error = max_difference(got, want, n) / max_magnitude(want, n);
-    print_message("%s: %.2e of max|out|\n", in, error);
+    double range = max_magnitude(want, n), squares = 0;
+    for (int64_t i = 0; i < n; i++)
+        squares += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+    struct agreement a = {max_difference(got, want, n) / range,
+                          10 * log10(4 * range * range * (double)n / squares)};
+    print_message("%s: %.2e of max|out|, %.0f dB\n", in, a.error, a.psnr);
     free(got);
     free(want);
     unlink(out);
-    return error;
+    return a;
+}
+
+static double evaluate(struct fixture *f, const struct dm_ini *ini, const char *in)
+{
+    return agreement_of(f, ini, in).error;
+}
+
+/* bf16 where the backend has it; the description is f32 again afterwards. */
+static void check_bf16(struct fixture *f, struct dm_ini *ini, const char *in)
+{
+    struct dm_error err = DM_ERROR_INIT;
+    if (strcmp(backend(), "cpu") != 0)
+        return;
+    fixture_expect_ok(dm_ini_set(ini, "backend.precision=bf16", &err), &err);
+    assert_true(agreement_of(f, ini, in).psnr >= 54);
+    fixture_expect_ok(dm_ini_set(ini, "backend.precision=f32", &err), &err);
 }
 
 /* Runs a chain and returns the largest difference of any state from `skip` on to the file's
@@ -159,6 +184,7 @@ static void check_chains(const char *text, const char *folder, const char *ddpm_
     snprintf(name, sizeof name, "%s/forward.safetensors", folder);
     struct dm_ini *ini = describe(text, path, test_data(name));
     assert_true(evaluate(&f, ini, test_data(name)) < 2e-5);
+    check_bf16(&f, ini, test_data(name));
 
     snprintf(name, sizeof name, "%s/%s.safetensors", folder, ddpm_file);
     const char *file = test_data(name);
@@ -261,6 +287,7 @@ static void check_sprites(const char *checkpoint)
     char file[4200];
     struct dm_ini *ini = describe(sprites, checkpoint, ddim);
     assert_true(evaluate(&f, ini, zero) < 2e-5);
+    check_bf16(&f, ini, zero);
     assert_true(replay(&f, ini, ddim, 1) < 1e-3);
     fixture_expect_ok(dm_ini_set(ini, "network.context-unet.shortcut=fixed", &err), &err);
     snprintf(file, sizeof file, "network.context-unet.shortcut_file=%s", fixed);
