@@ -27,10 +27,9 @@ static struct ocl_tile attention_tile(const demist_device *device, int64_t queri
 
 /* Makes `axis` contiguous, in rows of whole vectors: kernels read behind a row's end what nothing
  * else may be writing. */
-static demist_status need_vectors(demist_program *p, int32_t node, int32_t axis,
-                                  struct ocl_view *view)
+static demist_status need_vectors(demist_program *p, int32_t node, int32_t axis, demist_view *view)
 {
-    const struct ocl_view from = *view;
+    const demist_view from = *view;
     const int64_t vector = p->device->vector;
     if (from.stride[axis] == 1 && from.shape[axis] % vector == 0)
         return DEMIST_OK;
@@ -54,7 +53,7 @@ demist_status ocl_add_attention(demist_program *p, const demist_node *node)
 {
     static const int32_t order[] = {0, 3, 1, 2};
     const bool wide = p->device->style == OCL_WIDE;
-    struct ocl_view q, k, v, y;
+    demist_view q, k, v, y;
     struct ocl_draft d;
     cl_kernel kernel;
     char defines[160] = "";
@@ -73,7 +72,7 @@ demist_status ocl_add_attention(demist_program *p, const demist_node *node)
     OCL_TRY(ocl_result(p, node, order, ocl_type_of_result(p, node), &y));
     const int64_t queries = q.shape[3], width = v.shape[2];
     const struct ocl_tile tile = attention_tile(p->device, queries, width);
-    const struct ocl_view *all[] = {&q, &k, &v, &y};
+    const demist_view *all[] = {&q, &k, &v, &y};
     ocl_print(&text, "#define ROWS %d\n#define COLUMNS %d\n", tile.rows, tile.columns);
     for (int i = 0; i < 4; i++)
         ocl_print(&text, "#define TYPE_%c %s\n", "QKVY"[i], ocl_type_name(ocl_type_of(p, all[i])));

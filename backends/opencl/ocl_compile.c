@@ -2,6 +2,8 @@
  * op add its steps. Device memory is taken here and at bind; execute takes none. */
 #include "ocl_program.h"
 
+#include <demist/checks.h>
+
 #include <inttypes.h>
 #include <string.h>
 
@@ -103,13 +105,13 @@ static void put(struct ocl_draft *d, struct ocl_arg arg)
     d->launch.n_args++;
 }
 
-void ocl_put_in(struct ocl_draft *d, const struct ocl_view *view)
+void ocl_put_in(struct ocl_draft *d, const demist_view *view)
 {
     put(d,
         (struct ocl_arg){.kind = OCL_ARG_VALUE, .storage = view->storage, .offset = view->offset});
 }
 
-void ocl_put_out(struct ocl_draft *d, const struct ocl_view *view)
+void ocl_put_out(struct ocl_draft *d, const demist_view *view)
 {
     put(d, (struct ocl_arg){.kind = OCL_ARG_VALUE,
                             .written = true,
@@ -213,7 +215,7 @@ demist_status ocl_add_launch(demist_program *p, const struct ocl_launch *launch)
 }
 
 demist_status ocl_add_draws(demist_program *p, int32_t node, struct ocl_draws *draws,
-                            const struct ocl_view *to)
+                            const demist_view *to)
 {
     struct ocl_storage *s = &p->storages[to->storage];
     s->written = s->varies = true;
@@ -247,13 +249,13 @@ static demist_status define_fixed(demist_program *p, const demist_node *node)
     if (storage < 0)
         return DEMIST_NO_MEMORY;
     p->storages[storage].written = true;
-    value->view = ocl_dense(storage, false, node->rank, node->shape);
+    value->view = demist_view_dense(storage, false, node->rank, node->shape);
     value->defined = true;
     value->ready = -1;
     return DEMIST_OK;
 }
 
-demist_status ocl_value_of(demist_program *p, const demist_node *node, struct ocl_view *view)
+demist_status ocl_value_of(demist_program *p, const demist_node *node, demist_view *view)
 {
     struct ocl_value *value = &p->values[node->id];
     *view = value->view;
@@ -268,14 +270,14 @@ demist_status ocl_value_of(demist_program *p, const demist_node *node, struct oc
     return DEMIST_OK;
 }
 
-void ocl_set_result(demist_program *p, const demist_node *node, const struct ocl_view *view)
+void ocl_set_result(demist_program *p, const demist_node *node, const demist_view *view)
 {
     p->values[node->id].view = *view;
 }
 
 /* --- element types --- */
 
-enum ocl_type ocl_type_of(const demist_program *p, const struct ocl_view *view)
+enum ocl_type ocl_type_of(const demist_program *p, const demist_view *view)
 {
     return view->storage < p->n_storages ? p->storages[view->storage].type : OCL_F32;
 }
@@ -292,7 +294,7 @@ enum ocl_type ocl_type_of_result(const demist_program *p, const demist_node *nod
 }
 
 enum ocl_type ocl_type_like(const demist_program *p, const demist_node *node, int32_t n,
-                            const struct ocl_view *inputs)
+                            const demist_view *inputs)
 {
     bool narrow = n > 0 && !p->values[node->id].is_output;
     for (int32_t i = 0; i < n; i++)
@@ -311,90 +313,50 @@ demist_status ocl_typed_kernel(demist_device *device, const char *source, enum o
 
 /* --- where results go --- */
 
-/* Strides with axes in memory as order[] says; returns the elements of an image. */
-static int64_t lay_out(struct ocl_view *view, const int32_t *order)
-{
-    int64_t step = 1;
-    for (int32_t i = view->rank - 1; i >= 0; i--) {
-        view->stride[order[i]] = step;
-        if (!view->batched || order[i] != 0)
-            step *= view->shape[order[i]];
-    }
-    return step;
-}
-
 demist_status ocl_result(demist_program *p, const demist_node *node, const int32_t *order,
-                         enum ocl_type type, struct ocl_view *view)
+                         enum ocl_type type, demist_view *view)
 {
-    *view = (struct ocl_view){.batched = demist_is_batched(node), .rank = node->rank};
+    *view = (demist_view){.batched = demist_is_batched(node), .rank = node->rank};
     memcpy(view->shape, node->shape, sizeof view->shape);
-    const int64_t elements = lay_out(view, order);
+    const int64_t elements = demist_view_lay_out(view, order);
     view->storage = ocl_new_storage(p, view->batched, elements, type);
     return view->storage < 0 ? DEMIST_NO_MEMORY : DEMIST_OK;
 }
 
-static void order_rows(int32_t rank, int32_t *order)
-{
-    for (int32_t i = 0; i < rank; i++)
-        order[i] = i;
-}
-
-/* `axis` innermost, the others as they are. */
-static void order_last(int32_t rank, int32_t axis, int32_t *order)
-{
-    int32_t n = 0;
-    for (int32_t i = 0; i < rank; i++)
-        if (i != axis)
-            order[n++] = i;
-    if (rank > 0)
-        order[rank - 1] = axis;
-}
-
 demist_status ocl_result_pixels(demist_program *p, const demist_node *node, enum ocl_type type,
-                                struct ocl_view *view)
+                                demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK] = {0};
-    order_last(node->rank, node->rank > 1 ? 1 : 0, order);
+    demist_order_last(node->rank, node->rank > 1 ? 1 : 0, order);
     return ocl_result(p, node, order, type, view);
 }
 
 demist_status ocl_result_dense(demist_program *p, const demist_node *node, enum ocl_type type,
-                               struct ocl_view *view)
+                               demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK] = {0};
-    order_rows(node->rank, order);
+    demist_order_rows(node->rank, order);
     return ocl_result(p, node, order, type, view);
 }
 
-demist_status ocl_result_like(demist_program *p, const demist_node *node,
-                              const struct ocl_view *like, enum ocl_type type,
-                              struct ocl_view *view)
+demist_status ocl_result_like(demist_program *p, const demist_node *node, const demist_view *like,
+                              enum ocl_type type, demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK] = {0};
-    const int32_t first = demist_is_batched(node) ? 1 : 0;
-    if (like->rank != node->rank)
+    const bool batched = demist_is_batched(node);
+    bool fits = like->rank == node->rank;
+    for (int32_t i = batched ? 1 : 0; i < node->rank && fits; i++)
+        fits = like->shape[i] == node->shape[i];
+    if (!fits || !demist_order_like(like, batched, order))
         return ocl_result_dense(p, node, type, view);
-    for (int32_t i = first; i < node->rank; i++)
-        if (like->shape[i] != node->shape[i] || (like->stride[i] == 0 && like->shape[i] != 1))
-            return ocl_result_dense(p, node, type, view); /* a repeated axis tells no order */
-    order_rows(node->rank, order);
-    for (int32_t i = first; i < node->rank; i++) {
-        int32_t at = i;
-        while (at > first && like->shape[i] != 1 &&
-               (like->shape[order[at - 1]] == 1 || like->stride[order[at - 1]] < like->stride[i])) {
-            order[at] = order[at - 1];
-            at--;
-        }
-        order[at] = i;
-    }
     return ocl_result(p, node, order, type, view);
 }
 
 demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *order,
-                              struct ocl_view *view)
+                              demist_view *view)
 {
-    const struct ocl_view from = *view;
-    const int64_t elements = lay_out(view, order);
+    const demist_view from = *view;
+    const int64_t elements = demist_view_lay_out(view, order);
     view->offset = 0;
     view->storage = ocl_new_storage(p, view->batched, elements, ocl_type_of(p, &from));
     if (view->storage < 0)
@@ -402,7 +364,7 @@ demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *or
     return ocl_add_copy(p, node, view, &from);
 }
 
-demist_status ocl_need_pixels(demist_program *p, int32_t node, struct ocl_view *view)
+demist_status ocl_need_pixels(demist_program *p, int32_t node, demist_view *view)
 {
     bool fits = view->rank < 2 || view->stride[1] == 1 || view->shape[1] == 1;
     int64_t inner = -1; /* stride that the next axis to the left must have */
@@ -415,61 +377,38 @@ demist_status ocl_need_pixels(demist_program *p, int32_t node, struct ocl_view *
     if (fits)
         return DEMIST_OK;
     int32_t order[DEMIST_MAX_RANK] = {0};
-    order_last(view->rank, 1, order);
+    demist_order_last(view->rank, 1, order);
     return ocl_materialise(p, node, order, view);
 }
 
-demist_status ocl_need_contiguous(demist_program *p, int32_t node, int32_t axis,
-                                  struct ocl_view *view)
+demist_status ocl_need_contiguous(demist_program *p, int32_t node, int32_t axis, demist_view *view)
 {
     if (view->stride[axis] == 1 || view->shape[axis] == 1)
         return DEMIST_OK;
     int32_t order[DEMIST_MAX_RANK] = {0};
-    order_last(view->rank, axis, order);
+    demist_order_last(view->rank, axis, order);
     return ocl_materialise(p, node, order, view);
 }
 
-demist_status ocl_need_dense(demist_program *p, int32_t node, struct ocl_view *view)
+demist_status ocl_need_dense(demist_program *p, int32_t node, demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK] = {0};
-    if (ocl_is_dense(view))
+    if (demist_view_is_dense(view))
         return DEMIST_OK;
-    order_rows(view->rank, order);
+    demist_order_rows(view->rank, order);
     return ocl_materialise(p, node, order, view);
 }
 
 /* --- ops that move nothing, and concatenation --- */
 
-static demist_status add_reshape(demist_program *p, const demist_node *node)
-{
-    struct ocl_view from, to;
-    OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
-    if (!ocl_reshape(&from, node->rank, node->shape, &to)) {
-        OCL_TRY(ocl_need_dense(p, node->id, &from));
-        ocl_reshape(&from, node->rank, node->shape, &to);
-    }
-    ocl_set_result(p, node, &to);
-    return DEMIST_OK;
-}
-
 static demist_status add_view(demist_program *p, const demist_node *node)
 {
-    struct ocl_view from, to;
+    demist_view from, to;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
-    to = from;
-    if (node->op == DEMIST_OP_SLICE) {
-        const int32_t axis = node->attrs.slice.axis;
-        to.offset += node->attrs.slice.start * from.stride[axis];
-        to.stride[axis] *= node->attrs.slice.step;
-    } else if (node->op == DEMIST_OP_EXPAND) {
-        struct ocl_view shape = {.batched = demist_is_batched(node), .rank = node->rank};
-        memcpy(shape.shape, node->shape, sizeof shape.shape);
-        to = ocl_broadcast(&from, &shape);
-    } else {
-        for (int32_t i = 0; i < node->rank; i++)
-            to.stride[i] = from.stride[node->attrs.transpose.perm[i]];
+    if (!demist_view_of_node(node, &from, &to)) {
+        OCL_TRY(ocl_need_dense(p, node->id, &from));
+        demist_view_of_node(node, &from, &to);
     }
-    memcpy(to.shape, node->shape, sizeof to.shape);
     ocl_set_result(p, node, &to);
     return DEMIST_OK;
 }
@@ -477,7 +416,7 @@ static demist_status add_view(demist_program *p, const demist_node *node)
 static demist_status add_concat(demist_program *p, const demist_node *node)
 {
     const int32_t axis = node->attrs.axis.axis;
-    struct ocl_view whole, from;
+    demist_view whole, from;
     int64_t offset = 0;
     enum ocl_type type = OCL_F16;
     for (int32_t i = 0; i < node->n_inputs && type == OCL_F16; i++) {
@@ -489,7 +428,7 @@ static demist_status add_concat(demist_program *p, const demist_node *node)
     else
         OCL_TRY(ocl_result_dense(p, node, type, &whole));
     for (int32_t i = 0; i < node->n_inputs; i++) {
-        struct ocl_view to = whole;
+        demist_view to = whole;
         OCL_TRY(ocl_value_of(p, node->inputs[i], &from));
         to.shape[axis] = from.shape[axis];
         to.offset += offset * whole.stride[axis];
@@ -552,7 +491,6 @@ static demist_status add_node(demist_program *p, const demist_node *node)
     case DEMIST_OP_RESIZE_BILINEAR:
         return ocl_add_resize(p, node);
     case DEMIST_OP_RESHAPE:
-        return add_reshape(p, node);
     case DEMIST_OP_TRANSPOSE:
     case DEMIST_OP_SLICE:
     case DEMIST_OP_EXPAND:
@@ -584,46 +522,13 @@ static int32_t ready_after(const demist_program *p, const demist_node *node, int
     return ready;
 }
 
-double ocl_node_flops(const demist_node *node)
-{
-    if (node->op == DEMIST_OP_FUSED)
-        return ocl_node_flops(node->body[0]);
-    if (node->n_inputs < 2)
-        return 0;
-    double terms = 0, outputs = (double)demist_elements(node);
-    const int64_t *w = node->inputs[1]->shape;
-    const demist_node *x = node->inputs[0];
-    switch (node->op) {
-    case DEMIST_OP_LINEAR:
-        terms = (double)w[1];
-        break;
-    case DEMIST_OP_MATMUL:
-        terms = (double)x->shape[x->rank - (node->attrs.matmul.transpose_a ? 2 : 1)];
-        break;
-    case DEMIST_OP_CONV2D:
-        terms = (double)w[1] * (double)w[2] * (double)w[3];
-        break;
-    case DEMIST_OP_CONV_TRANSPOSE2D: /* each input meets each of its weights once */
-        outputs = (double)demist_elements(x);
-        terms = (double)w[1] * (double)w[2] * (double)w[3];
-        break;
-    case DEMIST_OP_ATTENTION:
-        outputs = (double)x->shape[1] * (double)x->shape[3] * (double)node->inputs[1]->shape[3];
-        terms = (double)x->shape[2] + (double)node->inputs[2]->shape[2];
-        break;
-    default:
-        break;
-    }
-    return 2 * terms * outputs;
-}
-
 static demist_status add_nodes(demist_program *p, const demist_graph *graph)
 {
     for (int32_t i = 0; i < graph->n_nodes; i++) {
         const demist_node *node = graph->nodes[i];
         const int32_t before = p->steps.n;
         OCL_TRY(add_node(p, node));
-        p->flops += ocl_node_flops(node);
+        p->flops += demist_product_flops(node);
         if (is_fixed(node) || node->op == DEMIST_OP_INPUT)
             continue;
         struct ocl_value *value = &p->values[i];
@@ -656,7 +561,7 @@ static demist_status define_leaves(demist_program *p, const demist_graph *graph)
         if (storage < 0)
             return DEMIST_NO_MEMORY;
         struct ocl_value *value = &p->values[node->id];
-        value->view = ocl_dense(storage, demist_is_batched(node), node->rank, node->shape);
+        value->view = demist_view_dense(storage, demist_is_batched(node), node->rank, node->shape);
         value->defined = true;
         value->ready = -1;
         p->input_nodes[i] = node->id;
@@ -675,26 +580,27 @@ static demist_status define_outputs(demist_program *p, const demist_graph *graph
 {
     for (int32_t i = 0; i < graph->n_outputs; i++) {
         const demist_node *node = graph->outputs[i];
-        struct ocl_view view;
+        demist_view view;
         OCL_TRY(ocl_value_of(p, node, &view));
         struct ocl_storage *storage = &p->storages[view.storage];
         p->output_nodes[i] = node->id;
         if (storage->place == OCL_ARENA && storage->type == OCL_F32 && view.offset == 0 &&
-            ocl_is_dense(&view) && storage->batched == view.batched &&
-            storage->elements == ocl_elements(&view)) {
+            demist_view_is_dense(&view) && storage->batched == view.batched &&
+            storage->elements == demist_view_elements(&view)) {
             storage->place = OCL_OUTPUT;
             storage->where = i;
             continue;
         }
-        const int32_t out = new_storage(p, (struct ocl_storage){.place = OCL_OUTPUT,
-                                                                .written = true,
-                                                                .varies = true,
-                                                                .batched = view.batched,
-                                                                .elements = ocl_elements(&view),
-                                                                .where = i});
+        const int32_t out =
+            new_storage(p, (struct ocl_storage){.place = OCL_OUTPUT,
+                                                .written = true,
+                                                .varies = true,
+                                                .batched = view.batched,
+                                                .elements = demist_view_elements(&view),
+                                                .where = i});
         if (out < 0)
             return DEMIST_NO_MEMORY;
-        const struct ocl_view to = ocl_dense(out, view.batched, view.rank, view.shape);
+        const demist_view to = demist_view_dense(out, view.batched, view.rank, view.shape);
         OCL_TRY(ocl_add_copy(p, node->id, &to, &view));
     }
     return DEMIST_OK;
@@ -806,9 +712,6 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
                                 const demist_compile_info *info)
 {
     const demist_host *host = device->host;
-    if (info->max_batch < 1)
-        return host->fail(host, DEMIST_INVALID, "the largest batch is %" PRId64 ": give 1 or more",
-                          info->max_batch);
     if (info->max_batch > INT32_MAX)
         return host->fail(host, DEMIST_NO_MEMORY,
                           "%" PRId64 " images are more than memory can hold: lower the batch",
@@ -816,14 +719,7 @@ static demist_status check_info(demist_device *device, const demist_graph *graph
     if (!ocl_has_precision(device, info->precision))
         return host->fail(host, DEMIST_UNSUPPORTED,
                           "the opencl backend computes in f32, strict or f16 precision only");
-    for (int32_t i = 0; i < graph->n_nodes; i++) {
-        const demist_node *node = graph->nodes[i];
-        const char *why = NULL;
-        if (!ocl_supports(device, node, &why))
-            return host->fail(host, DEMIST_UNSUPPORTED, "node '%s' (%s): %s", node->name,
-                              demist_op_name(node->op), why);
-    }
-    return DEMIST_OK;
+    return demist_check_compile(host, device, graph, info, ocl_supports);
 }
 
 static demist_status alloc_tables(demist_program *p, const demist_graph *graph)

@@ -2,7 +2,8 @@
  * Nothing is allocated and nothing waited for, but between steps where times are kept. */
 #include "ocl_program.h"
 
-#include <inttypes.h>
+#include <demist/checks.h>
+
 #include <string.h>
 #include <time.h>
 
@@ -109,7 +110,7 @@ static demist_status run_launch(const struct run *run, const struct ocl_launch *
 }
 
 static demist_status run_step(const struct run *run, const struct ocl_step *step,
-                              const struct ocl_view *draws_view)
+                              const demist_view *draws_view)
 {
     if (step->draws)
         return ocl_run_draws(run->queue, run->program, step->draws,
@@ -123,39 +124,22 @@ static demist_status check_buffer(const demist_program *p, int32_t node,
                                   const demist_buffer *buffer)
 {
     const struct ocl_value *value = &p->values[node];
-    const bool batched = value->rank > 0 && value->shape[0] == DEMIST_BATCH;
-    size_t bytes = batched ? (size_t)p->max_batch * 4 : 4;
-    for (int32_t i = batched ? 1 : 0; i < value->rank; i++)
-        bytes *= (size_t)value->shape[i];
-    if (!buffer || buffer->device != p->device)
-        return host_of(p)->fail(host_of(p), DEMIST_INVALID,
-                                "node '%s': the buffer is missing or of another device",
-                                value->name);
-    if (buffer->bytes < bytes)
-        return host_of(p)->fail(host_of(p), DEMIST_INVALID,
-                                "node '%s': its buffer has %zu bytes; %" PRId64 " images take %zu",
-                                value->name, buffer->bytes, p->max_batch, bytes);
-    return DEMIST_OK;
+    const bool usable = buffer && buffer->device == p->device;
+    return demist_check_buffer(host_of(p), value->name, p->max_batch,
+                               demist_value_bytes(value->rank, value->shape, p->max_batch),
+                               usable ? (int64_t)buffer->bytes : -1);
 }
 
 static demist_status check_buffers(const demist_program *p, demist_buffer *const *buffers,
                                    int32_t n)
 {
-    const demist_host *host = host_of(p);
-    if (n != p->n_inputs + p->n_outputs)
-        return host->fail(host, DEMIST_INVALID,
-                          "%" PRId32 " buffers bound; the graph has %" PRId32 " inputs and %" PRId32
-                          " outputs",
-                          n, p->n_inputs, p->n_outputs);
+    OCL_TRY(demist_check_buffer_count(host_of(p), n, p->n_inputs, p->n_outputs));
     for (int32_t i = 0; i < n; i++) {
         const bool output = i >= p->n_inputs;
-        OCL_TRY(check_buffer(p, output ? p->output_nodes[i - p->n_inputs] : p->input_nodes[i],
-                             buffers[i]));
-        for (int32_t k = 0; output && k < i; k++)
-            if (buffers[k] == buffers[i])
-                return host->fail(host, DEMIST_INVALID,
-                                  "node '%s': an output needs a buffer of its own",
-                                  p->values[p->output_nodes[i - p->n_inputs]].name);
+        const int32_t node = output ? p->output_nodes[i - p->n_inputs] : p->input_nodes[i];
+        OCL_TRY(check_buffer(p, node, buffers[i]));
+        if (output)
+            OCL_TRY(demist_check_own_buffer(host_of(p), p->values[node].name, buffers, i));
     }
     return DEMIST_OK;
 }
@@ -224,43 +208,19 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* The generator's counter has 32 bits for each. */
-static demist_status check_noise(const demist_program *p, const demist_scalar *scalars, int64_t n)
-{
-    const demist_host *host = host_of(p);
-    for (int32_t i = 0; i < p->n_philox; i++) {
-        const demist_attrs *a = &p->philox_attrs[i];
-        const struct ocl_value *value = &p->values[p->philox_nodes[i]];
-        const uint64_t draw = scalars[a->philox.draw_slot].u;
-        const uint64_t image = a->philox.per_image ? scalars[a->philox.image_slot].u : 0;
-        if (draw > UINT32_MAX || image >= DEMIST_IMAGE_SHARED ||
-            (a->philox.per_image && (uint64_t)n > DEMIST_IMAGE_SHARED - image))
-            return host->fail(host, DEMIST_INVALID,
-                              "node '%s' (%s): draw %" PRIu64 ", images %" PRIu64 " and on: "
-                              "draw numbers are below 2^32, image indices below 2^32-1",
-                              value->name, demist_op_name(value->op), draw, image);
-    }
-    return DEMIST_OK;
-}
-
 static demist_status check_call(const demist_binding *b, const demist_scalar *scalars, int64_t n)
 {
     const demist_program *p = b->program;
-    const demist_host *host = host_of(p);
-    if (n < 1 || n > p->max_batch)
-        return host->fail(host, DEMIST_INVALID,
-                          "%" PRId64 " images; the program was compiled for 1 to %" PRId64, n,
-                          p->max_batch);
-    if (p->n_scalars > 0 && !scalars)
-        return host->fail(host, DEMIST_INVALID,
-                          "the graph has %" PRId32 " scalar slots: give their values",
-                          p->n_scalars);
+    OCL_TRY(demist_check_execute(host_of(p), n, p->max_batch, scalars, p->n_scalars));
     for (int32_t i = 0; i < p->n_params; i++)
-        if (!p->param_filled[i])
-            return host->fail(host, DEMIST_INVALID,
-                              "parameter '%s' has no data: call update_params first",
-                              p->values[p->param_nodes[i]].name);
-    return check_noise(p, scalars, n);
+        OCL_TRY(
+            demist_check_filled(host_of(p), p->values[p->param_nodes[i]].name, p->param_filled[i]));
+    for (int32_t i = 0; i < p->n_philox; i++) {
+        const struct ocl_value *value = &p->values[p->philox_nodes[i]];
+        OCL_TRY(demist_check_draws(host_of(p), value->name, value->op, &p->philox_attrs[i], scalars,
+                                   n));
+    }
+    return DEMIST_OK;
 }
 
 /* Copies the values that are there after step `step`. */
@@ -323,26 +283,13 @@ demist_status ocl_run_once(cl_command_queue queue, demist_program *p)
     return status;
 }
 
-static demist_status check_update(const demist_program *p, int32_t n, const int32_t *params)
-{
-    const demist_host *host = host_of(p);
-    if (p->flags & DEMIST_COMPILE_FROZEN)
-        return host->fail(host, DEMIST_INVALID,
-                          "the program was compiled with FROZEN parameters: compile it without");
-    for (int32_t i = 0; i < n; i++)
-        if (params[i] < 0 || params[i] >= p->n_params)
-            return host->fail(host, DEMIST_INVALID, "there is no parameter %" PRId32 " of %" PRId32,
-                              params[i], p->n_params);
-    return DEMIST_OK;
-}
-
 demist_status ocl_update_params(demist_queue *queue, demist_program *program, int32_t n,
                                 const int32_t *params, const void *const *data)
 {
     bool filled = true;
-    OCL_TRY(check_update(program, n, params));
+    OCL_TRY(demist_check_update(host_of(program), program->flags, n, params, program->n_params));
     for (int32_t i = 0; i < n; i++) {
-        const struct ocl_view *view = &program->values[program->param_nodes[params[i]]].view;
+        const demist_view *view = &program->values[program->param_nodes[params[i]]].view;
         const struct ocl_storage *s = &program->storages[view->storage];
         const struct ocl_place_of place = place_of(program, s, NULL);
         OCL_TRY(
@@ -381,8 +328,8 @@ static struct ocl_observer *observer_of(demist_binding *b, int32_t id)
 static demist_status add_observer(demist_binding *b, int32_t id, struct ocl_observer **observer)
 {
     const demist_program *p = b->program;
-    const struct ocl_view *from = &p->values[id].view;
-    const struct ocl_view to = ocl_dense(p->n_storages, from->batched, from->rank, from->shape);
+    const demist_view *from = &p->values[id].view;
+    const demist_view to = demist_view_dense(p->n_storages, from->batched, from->rank, from->shape);
     struct ocl_draft draft;
     OCL_TRY(ocl_copy_launch(p, id, &to, from, &draft));
     const size_t bytes = sizeof *draft.args * (size_t)draft.launch.n_args;
@@ -398,18 +345,9 @@ static demist_status add_observer(demist_binding *b, int32_t id, struct ocl_obse
 demist_status ocl_observe(demist_binding *binding, int32_t id, demist_buffer *buffer)
 {
     demist_program *p = binding->program;
-    const demist_host *host = host_of(p);
     int32_t inside;
-    if (!(p->flags & DEMIST_COMPILE_OBSERVE))
-        return host->fail(host, DEMIST_INVALID,
-                          "the program was compiled without OBSERVE: compile it with the flag");
-    if (id < 0 || id >= p->n_values)
-        return host->fail(host, DEMIST_INVALID, "there is no node %" PRId32 " of %" PRId32, id,
-                          p->n_values);
-    if (ocl_observability(p, id, &inside) != DEMIST_OBSERVE_MATERIALISED)
-        return host->fail(
-            host, DEMIST_INVALID,
-            "node %" PRId32 " is not materialised: it is fused, folded or packed away", id);
+    OCL_TRY(demist_check_observe(host_of(p), p->flags, id, p->n_values,
+                                 ocl_observability(p, id, &inside)));
     struct ocl_observer *observer = observer_of(binding, id);
     if (buffer)
         OCL_TRY(check_buffer(p, id, buffer));
@@ -423,10 +361,7 @@ demist_status ocl_observe(demist_binding *binding, int32_t id, demist_buffer *bu
 demist_status ocl_profile(demist_program *program, const demist_node_profile *const **profiles,
                           int32_t *n)
 {
-    const demist_host *host = host_of(program);
-    if (!(program->flags & DEMIST_COMPILE_PROFILE))
-        return host->fail(host, DEMIST_INVALID,
-                          "the program was compiled without PROFILE: compile it with the flag");
+    OCL_TRY(demist_check_profile(host_of(program), program->flags));
     *profiles = program->profiles;
     *n = program->n_values;
     return DEMIST_OK;

@@ -42,7 +42,7 @@ void ocl_expression_init(struct ocl_expression *e)
 }
 
 int32_t ocl_expression_operand(struct ocl_expression *e, const demist_node *node,
-                               const struct ocl_view *view)
+                               const demist_view *view)
 {
     for (int32_t i = 0; node && i < e->n_operands; i++)
         if (e->operand[i].node == node)
@@ -98,14 +98,14 @@ struct name {
 };
 
 static demist_status name_of(demist_program *p, struct ocl_expression *e, const demist_node *node,
-                             const struct ocl_view *as, struct name *name)
+                             const demist_view *as, struct name *name)
 {
     for (int32_t i = 0; i < e->n_known; i++)
         if (e->known[i] == node) {
             snprintf(name->text, sizeof name->text, "t%d", (int)i % 1000);
             return DEMIST_OK;
         }
-    struct ocl_view view;
+    demist_view view;
     if (as)
         view = *as;
     else
@@ -177,9 +177,9 @@ bool ocl_is_elementwise(demist_op op)
 }
 
 /* c_i is [] or, whatever the rank of x, [N]. */
-static struct ocl_view coefficient(const struct ocl_view *c, const demist_node *x)
+static demist_view coefficient(const demist_view *c, const demist_node *x)
 {
-    struct ocl_view view = {.storage = c->storage, .offset = c->offset, .rank = x->rank};
+    demist_view view = {.storage = c->storage, .offset = c->offset, .rank = x->rank};
     view.batched = demist_is_batched(x);
     memcpy(view.shape, x->shape, sizeof view.shape);
     view.stride[0] = c->rank > 0 ? c->stride[0] : 0;
@@ -193,7 +193,7 @@ static demist_status add_lincomb(demist_program *p, struct ocl_expression *e,
     char text[OCL_MAX_OPERANDS * 32] = "";
     for (int32_t i = 0; i < k; i++) {
         struct name x, c;
-        struct ocl_view view;
+        demist_view view;
         char term[sizeof text];
         OCL_TRY(ocl_value_of(p, node->inputs[k + i], &view));
         view = coefficient(&view, node->inputs[i]);

@@ -17,7 +17,7 @@ static const char *name_of(int32_t view, char *name, size_t size)
     return name;
 }
 
-static void print_arguments(struct ocl_text *s, const struct ocl_nest *nest, int32_t n,
+static void print_arguments(struct ocl_text *s, const demist_nest *nest, int32_t n,
                             const enum ocl_type *types)
 {
     char name[16];
@@ -34,7 +34,7 @@ static void print_arguments(struct ocl_text *s, const struct ocl_nest *nest, int
 }
 
 /* Moves the pointers to the row of this work-item. */
-static void print_row(struct ocl_text *s, const struct ocl_nest *nest, int32_t n)
+static void print_row(struct ocl_text *s, const demist_nest *nest, int32_t n)
 {
     char name[16];
     for (int32_t k = 0; k < n; k++)
@@ -53,7 +53,7 @@ static void print_row(struct ocl_text *s, const struct ocl_nest *nest, int32_t n
     }
 }
 
-static void print_call(struct ocl_text *s, const struct ocl_nest *nest, int32_t n,
+static void print_call(struct ocl_text *s, const demist_nest *nest, int32_t n,
                        const enum ocl_type *types, bool in_place, bool vector)
 {
     char name[16];
@@ -77,7 +77,7 @@ static void print_call(struct ocl_text *s, const struct ocl_nest *nest, int32_t 
     ocl_print(s, " PASS_NUMBERS)");
 }
 
-static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t n,
+static void print_loops(struct ocl_text *s, const demist_nest *nest, int32_t n,
                         const enum ocl_type *types, bool in_place, bool wide)
 {
     const int32_t inner = nest->rank - 1;
@@ -101,18 +101,18 @@ static void print_loops(struct ocl_text *s, const struct ocl_nest *nest, int32_t
     ocl_print(s, ", o + %s);\n}\n", nest->stride[0][inner] == 1 ? "x" : "(long)x * STRIDE");
 }
 
-static struct ocl_count rows_of(const struct ocl_nest *nest)
+static struct ocl_count rows_of(const demist_nest *nest)
 {
     struct ocl_count rows = {1, 0};
     if (nest->rank > 1)
-        rows = nest->size[0];
+        rows = ocl_axis(nest, 0);
     for (int32_t d = 1; d < nest->rank - 1; d++)
-        rows = ocl_times(rows, nest->size[d].a);
+        rows = ocl_times(rows, nest->size[d]);
     return rows;
 }
 
 static demist_status map_kernel(demist_device *device, const struct ocl_expression *e,
-                                const struct ocl_nest *nest, int32_t n, const enum ocl_type *types,
+                                const demist_nest *nest, int32_t n, const enum ocl_type *types,
                                 cl_kernel *kernel)
 {
     const demist_host *host = device->host;
@@ -134,28 +134,28 @@ static demist_status map_kernel(demist_device *device, const struct ocl_expressi
 }
 
 static demist_status map_launch(const demist_program *p, int32_t node,
-                                const struct ocl_expression *e, const struct ocl_view *out,
+                                const struct ocl_expression *e, const demist_view *out,
                                 struct ocl_draft *d)
 {
     demist_device *device = p->device;
-    struct ocl_view views[OCL_MAX_OPERANDS + 1] = {*out};
+    demist_view views[OCL_MAX_OPERANDS + 1] = {*out};
     enum ocl_type types[OCL_MAX_OPERANDS + 1] = {ocl_type_of(p, out)};
-    struct ocl_nest nest;
+    demist_nest nest;
     cl_kernel kernel = NULL;
     const int32_t n = e->n_operands + 1;
     for (int32_t i = 1; i < n; i++) {
-        views[i] = ocl_broadcast(&e->operand[i - 1].view, out);
+        views[i] = demist_view_broadcast(&e->operand[i - 1].view, out);
         types[i] = ocl_type_of(p, &views[i]);
     }
-    ocl_nest_init(&nest, n, views);
+    demist_nest_init(&nest, n, views);
     OCL_TRY(map_kernel(device, e, &nest, n, types, &kernel));
     ocl_draft_init(d, node, kernel);
     ocl_put_out(d, &views[0]);
     for (int32_t i = 1; i < n; i++)
         ocl_put_in(d, &views[i]);
-    ocl_put_count(d, nest.size[nest.rank - 1]);
+    ocl_put_count(d, ocl_axis(&nest, nest.rank - 1));
     for (int32_t i = 1; i < nest.rank - 1; i++)
-        ocl_put_count(d, nest.size[i]);
+        ocl_put_count(d, ocl_axis(&nest, i));
     for (int32_t i = 0; i < n; i++)
         for (int32_t axis = 0; axis < nest.rank; axis++)
             ocl_put_int(d, nest.stride[i][axis]);
@@ -165,36 +165,36 @@ static demist_status map_launch(const demist_program *p, int32_t node,
         else
             ocl_put_float(d, e->number[i].number);
     const bool wide = device->style == OCL_WIDE;
-    ocl_put_range(d, 0, nest.size[nest.rank - 1], wide ? CHUNK : 1, wide ? 1 : GROUP);
+    ocl_put_range(d, 0, ocl_axis(&nest, nest.rank - 1), wide ? CHUNK : 1, wide ? 1 : GROUP);
     ocl_put_range(d, 1, rows_of(&nest), 1, 1);
     return DEMIST_OK;
 }
 
 demist_status ocl_add_map(demist_program *p, int32_t node, struct ocl_expression *e,
-                          const struct ocl_view *out)
+                          const demist_view *out)
 {
     struct ocl_draft d;
     OCL_TRY(map_launch(p, node, e, out, &d));
     return ocl_add_launch(p, &d.launch);
 }
 
-static void copy_expression(struct ocl_expression *e, const struct ocl_view *from)
+static void copy_expression(struct ocl_expression *e, const demist_view *from)
 {
     ocl_expression_init(e);
     ocl_expression_operand(e, NULL, from);
     ocl_expression_let(e, NULL, "v0");
 }
 
-demist_status ocl_copy_launch(const demist_program *p, int32_t node, const struct ocl_view *to,
-                              const struct ocl_view *from, struct ocl_draft *d)
+demist_status ocl_copy_launch(const demist_program *p, int32_t node, const demist_view *to,
+                              const demist_view *from, struct ocl_draft *d)
 {
     struct ocl_expression e;
     copy_expression(&e, from);
     return map_launch(p, node, &e, to, d);
 }
 
-demist_status ocl_add_copy(demist_program *p, int32_t node, const struct ocl_view *to,
-                           const struct ocl_view *from)
+demist_status ocl_add_copy(demist_program *p, int32_t node, const demist_view *to,
+                           const demist_view *from)
 {
     struct ocl_expression e;
     copy_expression(&e, from);
@@ -203,7 +203,7 @@ demist_status ocl_add_copy(demist_program *p, int32_t node, const struct ocl_vie
 
 /* --- ops --- */
 
-static bool has_shape(const struct ocl_view *v, const demist_node *node)
+static bool has_shape(const demist_view *v, const demist_node *node)
 {
     bool same = v->rank == node->rank && v->batched == demist_is_batched(node);
     for (int32_t k = v->batched ? 1 : 0; same && k < v->rank; k++)
@@ -211,7 +211,7 @@ static bool has_shape(const struct ocl_view *v, const demist_node *node)
     return same;
 }
 
-static bool repeats(const struct ocl_view *v)
+static bool repeats(const demist_view *v)
 {
     for (int32_t k = v->batched ? 1 : 0; k < v->rank; k++)
         if (v->stride[k] == 0 && v->shape[k] != 1)
@@ -222,13 +222,13 @@ static bool repeats(const struct ocl_view *v)
 /* The layout of the first operand that has the result's shape and repeats nothing, the type of all
  * that have its shape. */
 static demist_status result_like_operands(demist_program *p, const demist_node *result,
-                                          const struct ocl_expression *e, struct ocl_view *out)
+                                          const struct ocl_expression *e, demist_view *out)
 {
-    struct ocl_view same[OCL_MAX_OPERANDS];
-    const struct ocl_view *like = NULL;
+    demist_view same[OCL_MAX_OPERANDS];
+    const demist_view *like = NULL;
     int32_t n = 0;
     for (int32_t i = 0; i < e->n_operands; i++) {
-        const struct ocl_view *v = &e->operand[i].view;
+        const demist_view *v = &e->operand[i].view;
         if (!has_shape(v, result))
             continue;
         if (!like && !repeats(v))
@@ -243,7 +243,7 @@ static demist_status result_like_operands(demist_program *p, const demist_node *
 demist_status ocl_add_elementwise(demist_program *p, const struct ocl_fused *f)
 {
     struct ocl_expression e;
-    struct ocl_view out;
+    demist_view out;
     ocl_expression_init(&e);
     for (int32_t i = 0; i < f->n; i++)
         OCL_TRY(ocl_expression_add(p, &e, f->chain[i]));
@@ -256,7 +256,7 @@ demist_status ocl_add_elementwise(demist_program *p, const struct ocl_fused *f)
 demist_status ocl_add_scalar(demist_program *p, const demist_node *node)
 {
     struct ocl_expression e;
-    struct ocl_view out;
+    demist_view out;
     ocl_expression_init(&e);
     const int32_t n = ocl_expression_number(&e, 0);
     e.number[n].is_slot = true;
@@ -271,7 +271,7 @@ demist_status ocl_add_scalar(demist_program *p, const demist_node *node)
 demist_status ocl_add_cast(demist_program *p, const demist_node *node)
 {
     struct ocl_expression e;
-    struct ocl_view from, out;
+    demist_view from, out;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
     ocl_expression_init(&e);
     ocl_expression_operand(&e, NULL, &from);
@@ -289,13 +289,13 @@ demist_status ocl_add_cast(demist_program *p, const demist_node *node)
 demist_status ocl_add_pad(demist_program *p, const demist_node *node)
 {
     struct ocl_expression zero;
-    struct ocl_view from, out;
+    demist_view from, out;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
     OCL_TRY(ocl_result_dense(p, node, ocl_type_of(p, &from), &out));
     ocl_expression_init(&zero);
     ocl_expression_let(&zero, NULL, "(T)(0.0f)");
     OCL_TRY(ocl_add_map(p, node->id, &zero, &out));
-    struct ocl_view inner = out;
+    demist_view inner = out;
     for (int32_t i = 0; i < node->rank; i++) {
         inner.offset += node->attrs.pad.before[i] * out.stride[i];
         inner.shape[i] = from.shape[i];
@@ -309,10 +309,10 @@ demist_status ocl_add_pad(demist_program *p, const demist_node *node)
 demist_status ocl_add_upsample(demist_program *p, const demist_node *node)
 {
     const int64_t f = node->attrs.upsample.factor;
-    struct ocl_view from, out;
+    demist_view from, out;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &from));
     OCL_TRY(ocl_result_pixels(p, node, ocl_type_of(p, &from), &out));
-    struct ocl_view source = from, to = out;
+    demist_view source = from, to = out;
     source.rank = to.rank = 6;
     for (int32_t axis = 2; axis < 4; axis++) {
         const int32_t at = 2 * axis - 2;

@@ -3,8 +3,8 @@
 
 /* a [z0, z1, rows, depth] with depth contiguous, b [z0, z1, depth, columns] with columns
  * contiguous, y likewise. */
-static demist_status add_product(demist_program *p, int32_t node, const struct ocl_view *a,
-                                 const struct ocl_view *b, const struct ocl_view *y,
+static demist_status add_product(demist_program *p, int32_t node, const demist_view *a,
+                                 const demist_view *b, const demist_view *y,
                                  const struct ocl_expression *after)
 {
     const int32_t one_tap[2] = {0, 0};
@@ -42,9 +42,9 @@ static demist_status add_product(demist_program *p, int32_t node, const struct o
 
 /* The leading axes of a view of rank 3 or more become two: the first, and all others. Materialised
  * where they do not merge. */
-static demist_status two_leading_axes(demist_program *p, int32_t node, struct ocl_view *v)
+static demist_status two_leading_axes(demist_program *p, int32_t node, demist_view *v)
 {
-    struct ocl_view merged = {.storage = v->storage, .offset = v->offset, .rank = 4};
+    demist_view merged = {.storage = v->storage, .offset = v->offset, .rank = 4};
     const int32_t rank = v->rank;
     bool merges = true;
     merged.batched = v->batched;
@@ -81,9 +81,9 @@ static demist_status two_leading_axes(demist_program *p, int32_t node, struct oc
 
 /* An operand of the product, broadcast to the leading axes of the result. */
 static demist_status matrix(demist_program *p, const demist_node *node, int32_t input,
-                            bool transpose, const struct ocl_view *result, struct ocl_view *out)
+                            bool transpose, const demist_view *result, demist_view *out)
 {
-    struct ocl_view v, to = *result;
+    demist_view v, to = *result;
     OCL_TRY(ocl_value_of(p, node->inputs[input], &v));
     if (transpose) {
         const int32_t r = v.rank - 2, c = v.rank - 1;
@@ -96,8 +96,8 @@ static demist_status matrix(demist_program *p, const demist_node *node, int32_t 
     OCL_TRY(ocl_need_contiguous(p, node->id, v.rank - 1, &v));
     for (int i = 1; i <= 2; i++)
         to.shape[to.rank - i] = v.shape[v.rank - i];
-    const struct ocl_view own = v;
-    v = ocl_broadcast(&v, &to);
+    const demist_view own = v;
+    v = demist_view_broadcast(&v, &to);
     for (int i = 1; i <= 2; i++)
         v.stride[v.rank - i] = own.stride[own.rank - i];
     *out = v;
@@ -106,7 +106,7 @@ static demist_status matrix(demist_program *p, const demist_node *node, int32_t 
 
 demist_status ocl_add_matmul(demist_program *p, const demist_node *node)
 {
-    struct ocl_view a, b, result, y;
+    demist_view a, b, result, y;
     OCL_TRY(ocl_result_dense(p, node, ocl_type_of_result(p, node), &result));
     OCL_TRY(matrix(p, node, 0, node->attrs.matmul.transpose_a, &result, &a));
     OCL_TRY(matrix(p, node, 1, node->attrs.matmul.transpose_b, &result, &b));

@@ -6,10 +6,9 @@ enum { PIXELS = 64 }; /* of one partial sum */
 
 /* Element [.., channel, ..] of a value that is [C], seen in the shape of `like`: channels are axis
  * 1, or the last one. */
-static struct ocl_view per_channel(const struct ocl_view *channels, const struct ocl_view *like,
-                                   int32_t axis)
+static demist_view per_channel(const demist_view *channels, const demist_view *like, int32_t axis)
 {
-    struct ocl_view view = *like;
+    demist_view view = *like;
     view.storage = channels->storage;
     view.offset = channels->offset;
     for (int32_t i = 0; i < view.rank; i++)
@@ -19,12 +18,11 @@ static struct ocl_view per_channel(const struct ocl_view *channels, const struct
 
 /* t = t·γ + β, where they are there; operands 1 and 2 of the node. */
 static demist_status scale_and_shift(demist_program *p, struct ocl_expression *e,
-                                     const demist_node *norm, const struct ocl_view *x,
-                                     int32_t axis)
+                                     const demist_node *norm, const demist_view *x, int32_t axis)
 {
     int32_t at[2] = {-1, -1};
     for (int32_t i = 1; i < norm->n_inputs && i < 3; i++) {
-        struct ocl_view view;
+        demist_view view;
         OCL_TRY(ocl_value_of(p, norm->inputs[i], &view));
         view = per_channel(&view, x, axis);
         at[i - 1] = ocl_expression_operand(e, NULL, &view);
@@ -41,9 +39,8 @@ static demist_status scale_and_shift(demist_program *p, struct ocl_expression *e
 
 /* x̂ from statistics of the shape of x. */
 static demist_status normalised(demist_program *p, struct ocl_expression *e,
-                                const demist_node *norm, const struct ocl_view *x,
-                                const struct ocl_view *mean, const struct ocl_view *scale,
-                                int32_t axis)
+                                const demist_node *norm, const demist_view *x,
+                                const demist_view *mean, const demist_view *scale, int32_t axis)
 {
     const int v = ocl_expression_operand(e, NULL, x);
     const int m = ocl_expression_operand(e, NULL, mean);
@@ -56,8 +53,7 @@ static demist_status normalised(demist_program *p, struct ocl_expression *e,
 
 /* mean and 1/√(variance + eps), [images][channels] each, of x with channels innermost. */
 static demist_status group_statistics(demist_program *p, const demist_node *norm, int32_t node,
-                                      const struct ocl_view *x, struct ocl_view *mean,
-                                      struct ocl_view *scale)
+                                      const demist_view *x, demist_view *mean, demist_view *scale)
 {
     demist_device *device = p->device;
     const enum ocl_type type = ocl_type_of(p, x);
@@ -70,10 +66,10 @@ static demist_status group_statistics(demist_program *p, const demist_node *norm
     }
     const int64_t parts = (pixels + PIXELS - 1) / PIXELS;
     const int64_t images = x->batched ? 1 : x->shape[0];
-    const struct ocl_view partial = {
+    const demist_view partial = {
         .storage = ocl_new_storage(p, x->batched, images * parts * 2 * channels, OCL_F32)};
     for (int k = 0; k < 2; k++) {
-        struct ocl_view *view = k ? scale : mean;
+        demist_view *view = k ? scale : mean;
         *view = *x;
         view->offset = 0;
         view->storage = ocl_new_storage(p, x->batched, images * channels, OCL_F32);
@@ -118,10 +114,10 @@ static demist_status group_statistics(demist_program *p, const demist_node *norm
 }
 
 static demist_status begin_group_norm(demist_program *p, const struct ocl_fused *f,
-                                      struct ocl_expression *e, struct ocl_view *out)
+                                      struct ocl_expression *e, demist_view *out)
 {
     const demist_node *norm = f->chain[0];
-    struct ocl_view x, mean, scale;
+    demist_view x, mean, scale;
     OCL_TRY(ocl_value_of(p, norm->inputs[0], &x));
     OCL_TRY(ocl_need_pixels(p, f->result->id, &x));
     OCL_TRY(group_statistics(p, norm, f->result->id, &x, &mean, &scale));
@@ -132,10 +128,10 @@ static demist_status begin_group_norm(demist_program *p, const struct ocl_fused 
 /* --- layer_norm --- */
 
 static demist_status begin_layer_norm(demist_program *p, const struct ocl_fused *f,
-                                      struct ocl_expression *e, struct ocl_view *out)
+                                      struct ocl_expression *e, demist_view *out)
 {
     const demist_node *norm = f->chain[0];
-    struct ocl_view x, mean, scale;
+    demist_view x, mean, scale;
     OCL_TRY(ocl_value_of(p, norm->inputs[0], &x));
     OCL_TRY(ocl_need_dense(p, f->result->id, &x));
     const int32_t last = x.rank - 1;
@@ -147,7 +143,7 @@ static demist_status begin_layer_norm(demist_program *p, const struct ocl_fused 
     for (int32_t i = batched ? 1 : 0; i < last; i++)
         rows = ocl_times(rows, x.shape[i]);
     for (int k = 0; k < 2; k++) {
-        struct ocl_view *view = k ? &scale : &mean;
+        demist_view *view = k ? &scale : &mean;
         *view = x;
         view->offset = 0;
         view->storage = ocl_new_storage(p, batched, rows.a + rows.b, OCL_F32);
@@ -177,15 +173,16 @@ static demist_status begin_layer_norm(demist_program *p, const struct ocl_fused 
 /* --- batch_norm --- */
 
 demist_status ocl_fold_norm(demist_program *p, int32_t node, const demist_node *norm,
-                            struct ocl_view *scale, struct ocl_view *shift)
+                            demist_view *scale, demist_view *shift)
 {
     struct ocl_expression e;
-    struct ocl_view in[4]; /* gamma, beta, mean, variance */
+    demist_view in[4]; /* gamma, beta, mean, variance */
     for (int32_t i = 0; i < 4; i++)
         OCL_TRY(ocl_value_of(p, norm->inputs[i + 1], &in[i]));
     for (int k = 0; k < 2; k++) {
-        struct ocl_view *out = k ? shift : scale;
-        *out = ocl_dense(ocl_new_storage(p, false, in[0].shape[0], OCL_F32), false, 1, in[0].shape);
+        demist_view *out = k ? shift : scale;
+        *out = demist_view_dense(ocl_new_storage(p, false, in[0].shape[0], OCL_F32), false, 1,
+                                 in[0].shape);
         if (out->storage < 0)
             return DEMIST_NO_MEMORY;
         ocl_expression_init(&e);
@@ -201,10 +198,10 @@ demist_status ocl_fold_norm(demist_program *p, int32_t node, const demist_node *
 }
 
 static demist_status begin_batch_norm(demist_program *p, const struct ocl_fused *f,
-                                      struct ocl_expression *e, struct ocl_view *out)
+                                      struct ocl_expression *e, demist_view *out)
 {
     const demist_node *norm = f->chain[0];
-    struct ocl_view x, scale, shift;
+    demist_view x, scale, shift;
     OCL_TRY(ocl_value_of(p, norm->inputs[0], &x));
     OCL_TRY(ocl_fold_norm(p, f->result->id, norm, &scale, &shift));
     scale = per_channel(&scale, &x, 1);
@@ -219,7 +216,7 @@ static demist_status begin_batch_norm(demist_program *p, const struct ocl_fused 
 demist_status ocl_add_norm(demist_program *p, const struct ocl_fused *f)
 {
     struct ocl_expression e;
-    struct ocl_view out;
+    demist_view out;
     ocl_expression_init(&e);
     if (f->chain[0]->op == DEMIST_OP_GROUP_NORM)
         OCL_TRY(begin_group_norm(p, f, &e, &out));

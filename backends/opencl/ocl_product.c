@@ -3,6 +3,8 @@
  * one convolution for each phase of its stride. */
 #include "ocl_product.h"
 
+#include <demist/convolution.h>
+
 #include <string.h>
 
 enum { SOURCE = 24576, MAX_TAPS = 1024 };
@@ -10,8 +12,7 @@ enum { SOURCE = 24576, MAX_TAPS = 1024 };
 /* --- what follows a product --- */
 
 static void print_finish(struct ocl_text *s, const demist_program *p,
-                         const struct ocl_expression *after, const struct ocl_view *operands,
-                         char kind)
+                         const struct ocl_expression *after, const demist_view *operands, char kind)
 {
     ocl_print(s, "#define FINISH_%c(x, n, i, j, o) value_%c(x", kind, kind);
     for (int k = 0; k < after->n_operands; k++) {
@@ -25,7 +26,7 @@ static void print_finish(struct ocl_text *s, const demist_program *p,
 }
 
 demist_status ocl_finish_source(const demist_program *p, const struct ocl_expression *after,
-                                const struct ocl_view *operands, char *text, size_t size)
+                                const demist_view *operands, char *text, size_t size)
 {
     const demist_host *host = p->device->host;
     OCL_TRY(ocl_expression_source(host, after, text, size));
@@ -41,7 +42,7 @@ demist_status ocl_finish_source(const demist_program *p, const struct ocl_expres
 }
 
 void ocl_put_finish(struct ocl_draft *d, const struct ocl_expression *after,
-                    const struct ocl_view *operands)
+                    const demist_view *operands)
 {
     for (int32_t k = 0; k < after->n_operands; k++) {
         ocl_put_in(d, &operands[k]);
@@ -80,15 +81,15 @@ static demist_status product_kernel(const demist_program *p, const struct ocl_pr
 static demist_status add_after(demist_program *p, int32_t node, const struct ocl_product *c)
 {
     struct ocl_expression e = *c->after;
-    const struct ocl_view y = {.storage = c->y.storage,
-                               .offset = c->y.offset,
-                               .rank = 4,
-                               .batched = c->images.b != 0,
-                               .shape = {c->images.a, c->height, c->width, c->columns},
-                               .stride = {c->y_strides[0], c->y_strides[1], c->y_strides[2], 1}};
+    const demist_view y = {.storage = c->y.storage,
+                           .offset = c->y.offset,
+                           .rank = 4,
+                           .batched = c->images.b != 0,
+                           .shape = {c->images.a, c->height, c->width, c->columns},
+                           .stride = {c->y_strides[0], c->y_strides[1], c->y_strides[2], 1}};
     e.in_place = true;
     for (int32_t k = 0; k < e.n_operands; k++) {
-        struct ocl_view *v = &e.operand[k].view;
+        demist_view *v = &e.operand[k].view;
         *v = c->operands[k];
         v->batched = y.batched;
         for (int32_t i = 0; i < 4; i++)
@@ -147,7 +148,7 @@ demist_status ocl_choose_tile(demist_program *p, const demist_node *node, bool p
         variants[n++] = (struct ocl_variant){variant->algorithm, i};
     if (gemm)
         variants[n++] = (struct ocl_variant){variant->algorithm, OCL_CLBLAST};
-    if (ocl_node_flops(node) * (double)p->max_batch < least && !p->device->forced)
+    if (demist_product_flops(node) * (double)p->max_batch < least && !p->device->forced)
         n = 1;
     return ocl_choose(p, node, n, variants, variant);
 }
@@ -162,8 +163,8 @@ demist_status ocl_product_add(demist_program *p, int32_t node, const struct ocl_
     ocl_expression_init(&nothing);
     const struct ocl_expression *after = c->after ? c->after : &nothing;
     OCL_TRY(product_kernel(p, c, after, &kernel));
-    const struct ocl_view taps = {.storage = c->taps};
-    const struct ocl_view zeros = {.storage = ocl_zeros(p, c->depth)};
+    const demist_view taps = {.storage = c->taps};
+    const demist_view zeros = {.storage = ocl_zeros(p, c->depth)};
     if (zeros.storage < 0)
         return DEMIST_NO_MEMORY;
     const struct ocl_count rows = ocl_times(c->images, c->height * c->width);
@@ -209,15 +210,15 @@ demist_status ocl_product_add(demist_program *p, int32_t node, const struct ocl_
 /* --- packing: [group][panel][tap][depth][tile.columns], zeros behind the last column --- */
 
 static demist_status pack(demist_program *p, const struct ocl_conv *c, int32_t n_taps,
-                          const int32_t *offsets, struct ocl_view *packed)
+                          const int32_t *offsets, demist_view *packed)
 {
     const int64_t panels = ocl_panels(c->tile, c->columns);
     const int64_t elements = c->groups * panels * n_taps * c->depth * c->tile.columns;
     struct ocl_draft d;
     cl_kernel kernel;
-    const struct ocl_view at = {.storage = ocl_new_ints(p, n_taps, offsets)};
+    const demist_view at = {.storage = ocl_new_ints(p, n_taps, offsets)};
     const enum ocl_type type = ocl_type_of(p, &c->x);
-    *packed = (struct ocl_view){.storage = ocl_new_storage(p, false, elements, type)};
+    *packed = (demist_view){.storage = ocl_new_storage(p, false, elements, type)};
     if (at.storage < 0 || packed->storage < 0)
         return DEMIST_NO_MEMORY;
     OCL_TRY(ocl_typed_kernel(p->device, "pack.cl", OCL_F32, type, "pack", &kernel));
@@ -250,8 +251,8 @@ struct phase {
 };
 
 static demist_status add_phase(demist_program *p, const struct ocl_conv *c,
-                               const struct phase *phase, const struct ocl_view *y,
-                               const struct ocl_view *operands)
+                               const struct phase *phase, const demist_view *y,
+                               const demist_view *operands)
 {
     struct ocl_product product = {
         .tile = c->tile,
@@ -285,10 +286,24 @@ static demist_status add_phase(demist_program *p, const struct ocl_conv *c,
                                 phase->n_taps > 0 ? phase->places : none);
     if (product.taps < 0)
         return DEMIST_NO_MEMORY;
-    product.b = (struct ocl_view){.storage = product.taps}; /* not read without taps */
+    product.b = (demist_view){.storage = product.taps}; /* not read without taps */
     if (phase->n_taps > 0)
         OCL_TRY(pack(p, c, phase->n_taps, phase->offsets, &product.b));
     return ocl_product_add(p, c->node, &product);
+}
+
+/* Every pair of taps: where it is in x, and where in w. */
+static void set_taps(struct phase *phase, const struct ocl_conv *c, const demist_taps taps[2])
+{
+    const demist_taps *ty = &taps[0], *tx = &taps[1];
+    for (int32_t i = 0; i < ty->n; i++)
+        for (int32_t j = 0; j < tx->n; j++) {
+            const int32_t t = phase->n_taps++;
+            phase->places[2 * t] = ty->place + i * ty->move;
+            phase->places[2 * t + 1] = tx->place + j * tx->move;
+            phase->offsets[t] = (int32_t)((ty->first + i * ty->step) * c->w.stride[2] +
+                                          (tx->first + j * tx->step) * c->w.stride[3]);
+        }
 }
 
 static demist_status add_direct(demist_program *p, const struct ocl_conv *c)
@@ -297,36 +312,18 @@ static demist_status add_direct(demist_program *p, const struct ocl_conv *c)
     struct phase phase = {.height = c->y.shape[2],
                           .width = c->y.shape[3],
                           .stride = {a->conv.stride[0], a->conv.stride[1]}};
-    for (int64_t i = 0; i < c->w.shape[2]; i++)
-        for (int64_t j = 0; j < c->w.shape[3]; j++) {
-            const int32_t t = phase.n_taps++;
-            phase.places[2 * t] = (int32_t)i * a->conv.dilation[0] - a->conv.pad[0];
-            phase.places[2 * t + 1] = (int32_t)j * a->conv.dilation[1] - a->conv.pad[1];
-            phase.offsets[t] = (int32_t)(i * c->w.stride[2] + j * c->w.stride[3]);
-        }
+    demist_taps taps[2];
+    for (int i = 0; i < 2; i++)
+        taps[i] = demist_conv_taps(c->w.shape[2 + i], a->conv.pad[i], a->conv.dilation[i]);
+    set_taps(&phase, c, taps);
     return add_phase(p, c, &phase, &c->y, c->operands);
 }
 
-/* Taps of w along one axis that meet outputs phase, phase + stride, …: places in x. */
-static int32_t phase_taps(int64_t size, int32_t stride, int32_t pad, int32_t dilation,
-                          int64_t phase, int32_t *taps, int32_t *places)
-{
-    int32_t n = 0;
-    for (int32_t k = 0; k < size; k++) {
-        const int64_t at = phase + pad - (int64_t)k * dilation;
-        if (at % stride != 0)
-            continue;
-        taps[n] = k;
-        places[n++] = (int32_t)(at / stride);
-    }
-    return n;
-}
-
 /* Every stride[axis]-th pixel of a grid, from `first` on. */
-static struct ocl_view every(const struct ocl_view *grid, const int32_t *stride,
-                             const int64_t *first, int32_t y_axis)
+static demist_view every(const demist_view *grid, const int32_t *stride, const int64_t *first,
+                         int32_t y_axis)
 {
-    struct ocl_view view = *grid;
+    demist_view view = *grid;
     for (int axis = 0; axis < 2; axis++) {
         view.offset += first[axis] * grid->stride[y_axis + axis];
         view.stride[y_axis + axis] *= stride[axis];
@@ -339,24 +336,18 @@ static demist_status add_transposed_phase(demist_program *p, const struct ocl_co
 {
     const demist_attrs *a = &c->attrs;
     struct phase phase = {.stride = {1, 1}};
-    int32_t n[2], taps[2][MAX_TAPS], places[2][MAX_TAPS];
+    demist_taps taps[2];
     int64_t size[2];
     for (int i = 0; i < 2; i++) {
-        n[i] = phase_taps(c->w.shape[2 + i], a->conv.stride[i], a->conv.pad[i], a->conv.dilation[i],
-                          first[i], taps[i], places[i]);
-        size[i] = (c->y.shape[2 + i] - first[i] + a->conv.stride[i] - 1) / a->conv.stride[i];
+        taps[i] = demist_transposed_taps(c->w.shape[2 + i], a->conv.stride[i], a->conv.pad[i],
+                                         a->conv.dilation[i], first[i]);
+        size[i] = demist_phase_outputs(c->y.shape[2 + i], a->conv.stride[i], first[i]);
     }
     phase.height = size[0];
     phase.width = size[1];
-    for (int32_t i = 0; i < n[0]; i++)
-        for (int32_t j = 0; j < n[1]; j++) {
-            const int32_t t = phase.n_taps++;
-            phase.places[2 * t] = places[0][i];
-            phase.places[2 * t + 1] = places[1][j];
-            phase.offsets[t] = (int32_t)(taps[0][i] * c->w.stride[2] + taps[1][j] * c->w.stride[3]);
-        }
-    const struct ocl_view y = every(&c->y, a->conv.stride, first, 2);
-    struct ocl_view operands[OCL_MAX_OPERANDS];
+    set_taps(&phase, c, taps);
+    const demist_view y = every(&c->y, a->conv.stride, first, 2);
+    demist_view operands[OCL_MAX_OPERANDS];
     for (int32_t k = 0; k < c->after.n_operands; k++)
         operands[k] = every(&c->operands[k], a->conv.stride, first, 1);
     return add_phase(p, c, &phase, &y, operands);
@@ -376,16 +367,15 @@ static demist_status add_transposed(demist_program *p, const struct ocl_conv *c)
 
 /* The value in the grid of the result: strides of image, row, column and channel, which is
  * contiguous or repeated. `axis` has the channels in a value of the result's rank. */
-static demist_status operand_grid(demist_program *p, int32_t node, const struct ocl_view *value,
-                                  const struct ocl_view *result, int32_t axis,
-                                  struct ocl_view *grid)
+static demist_status operand_grid(demist_program *p, int32_t node, const demist_view *value,
+                                  const demist_view *result, int32_t axis, demist_view *grid)
 {
-    struct ocl_view v = *value;
+    demist_view v = *value;
     const int32_t own = axis - (result->rank - v.rank);
     if (own >= 0 && v.shape[own] != 1)
         OCL_TRY(ocl_need_contiguous(p, node, own, &v));
-    v = ocl_broadcast(&v, result);
-    *grid = (struct ocl_view){.storage = v.storage, .offset = v.offset, .rank = 4};
+    v = demist_view_broadcast(&v, result);
+    *grid = (demist_view){.storage = v.storage, .offset = v.offset, .rank = 4};
     grid->stride[0] = result->rank > 1 ? v.stride[0] : 0;
     int32_t at = 2; /* the last axis that is neither image nor channel is the column */
     for (int32_t i = result->rank - 1; i > 0; i--)
@@ -395,8 +385,8 @@ static demist_status operand_grid(demist_program *p, int32_t node, const struct 
     return DEMIST_OK;
 }
 
-static demist_status add_operands(demist_program *p, struct ocl_conv *c,
-                                  const struct ocl_view *result, int32_t axis)
+static demist_status add_operands(demist_program *p, struct ocl_conv *c, const demist_view *result,
+                                  int32_t axis)
 {
     for (int32_t k = 0; k < c->after.n_operands; k++)
         OCL_TRY(operand_grid(p, c->node, &c->after.operand[k].view, result, axis, &c->operands[k]));
@@ -404,10 +394,9 @@ static demist_status add_operands(demist_program *p, struct ocl_conv *c,
 }
 
 /* A vector of channels in the shape of the result. */
-static struct ocl_view along(const struct ocl_view *channels, const struct ocl_view *result,
-                             int32_t axis)
+static demist_view along(const demist_view *channels, const demist_view *result, int32_t axis)
 {
-    struct ocl_view view = *result;
+    demist_view view = *result;
     view.storage = channels->storage;
     view.offset = channels->offset;
     for (int32_t i = 0; i < view.rank; i++)
@@ -416,13 +405,13 @@ static struct ocl_view along(const struct ocl_view *channels, const struct ocl_v
 }
 
 static demist_status build_chain(demist_program *p, const struct ocl_fused *f, struct ocl_conv *c,
-                                 const struct ocl_view *result, int32_t axis)
+                                 const demist_view *result, int32_t axis)
 {
     struct ocl_expression *e = &c->after;
     const demist_node *product = f->chain[0];
     ocl_expression_init(e);
     if (product->n_inputs > 2) {
-        struct ocl_view bias;
+        demist_view bias;
         OCL_TRY(ocl_value_of(p, product->inputs[2], &bias));
         bias = along(&bias, result, axis);
         const int v = ocl_expression_operand(e, NULL, &bias);
@@ -436,7 +425,7 @@ static demist_status build_chain(demist_program *p, const struct ocl_fused *f, s
             OCL_TRY(ocl_expression_add(p, e, node));
             continue;
         }
-        struct ocl_view scale, shift;
+        demist_view scale, shift;
         OCL_TRY(ocl_fold_norm(p, c->node, node, &scale, &shift));
         scale = along(&scale, result, axis);
         shift = along(&shift, result, axis);
@@ -514,9 +503,9 @@ static demist_status add_conv(demist_program *p, const struct ocl_fused *f)
 }
 
 /* A value [.., K] as images of rows of columns of K channels: [n, K, rows, columns] by strides. */
-static struct ocl_view as_images(const struct ocl_view *v)
+static demist_view as_images(const demist_view *v)
 {
-    struct ocl_view image = {.storage = v->storage, .offset = v->offset, .rank = 4};
+    demist_view image = {.storage = v->storage, .offset = v->offset, .rank = 4};
     const int32_t last = v->rank - 1;
     image.batched = v->batched;
     image.shape[0] = v->rank > 1 ? v->shape[0] : 1;
@@ -531,7 +520,7 @@ static struct ocl_view as_images(const struct ocl_view *v)
 }
 
 /* More than two axes between the first and the last become one. */
-static demist_status flatten(demist_program *p, int32_t node, struct ocl_view *v)
+static demist_status flatten(demist_program *p, int32_t node, demist_view *v)
 {
     int64_t shape[DEMIST_MAX_RANK] = {v->shape[0], 1, v->shape[v->rank - 1]};
     if (v->rank <= 4)
@@ -540,7 +529,7 @@ static demist_status flatten(demist_program *p, int32_t node, struct ocl_view *v
     for (int32_t i = 1; i < v->rank - 1; i++)
         shape[1] *= v->shape[i];
     const int64_t offset = v->offset;
-    *v = ocl_dense(v->storage, v->batched, 3, shape);
+    *v = demist_view_dense(v->storage, v->batched, 3, shape);
     v->offset = offset;
     return DEMIST_OK;
 }
@@ -549,7 +538,7 @@ static demist_status add_linear(demist_program *p, const struct ocl_fused *f)
 {
     const demist_node *node = f->chain[0];
     struct ocl_conv c = {.node = f->result->id, .groups = 1};
-    struct ocl_view x, y, w, result;
+    demist_view x, y, w, result;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
     OCL_TRY(ocl_value_of(p, node->inputs[1], &w));
     OCL_TRY(ocl_need_contiguous(p, c.node, x.rank - 1, &x));

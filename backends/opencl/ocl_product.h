@@ -8,10 +8,10 @@
 /* y(z, n, i, j)[o] = value(Σ_t Σ_k a(z, n, i·sy + dy_t, j·sx + dx_t)[k] · b(z, t·depth + k)[o]);
  * n, i, j: the rows; a's k and y's o are contiguous; a is 0 outside. All strides in elements. */
 struct ocl_product {
-    struct ocl_tile tile;    /* of the kernel, or for CLBlast all columns */
-    bool clblast;            /* one tap, rows and matrices equally far apart, z_inner 1 */
-    struct ocl_view a, b, y; /* storages and offsets */
-    int32_t taps;            /* storage with (dy, dx) of each tap */
+    struct ocl_tile tile; /* of the kernel, or for CLBlast all columns */
+    bool clblast;         /* one tap, rows and matrices equally far apart, z_inner 1 */
+    demist_view a, b, y;  /* storages and offsets */
+    int32_t taps;         /* storage with (dy, dx) of each tap */
     int32_t n_taps;
     struct ocl_count images;
     int64_t height, width, columns, depth; /* of the result; of one tap */
@@ -22,16 +22,16 @@ struct ocl_product {
     int64_t z_inner, a_z[2], b_z[2], y_z[2];
     int64_t column_z;                   /* columns of operands that z1 skips */
     const struct ocl_expression *after; /* operands: seen in y's grid; NULL: nothing follows */
-    const struct ocl_view *operands;    /* [after->n_operands] strides: image, row, column, o */
+    const demist_view *operands;        /* [after->n_operands] strides: image, row, column, o */
 };
 
 demist_status ocl_product_add(demist_program *p, int32_t node, const struct ocl_product *product);
 
 /* The definitions FINISH_v, FINISH_s and OPERANDS for what follows a product. */
 demist_status ocl_finish_source(const demist_program *p, const struct ocl_expression *after,
-                                const struct ocl_view *operands, char *text, size_t size);
+                                const demist_view *operands, char *text, size_t size);
 void ocl_put_finish(struct ocl_draft *d, const struct ocl_expression *after,
-                    const struct ocl_view *operands);
+                    const demist_view *operands);
 
 /* The tile of a variant for a product of so many columns. */
 struct ocl_tile ocl_tile_of(const demist_device *device, const struct ocl_variant *variant,
@@ -49,7 +49,7 @@ static inline int64_t ocl_panels(struct ocl_tile tile, int64_t columns)
 /* A convolution with what follows it. */
 struct ocl_conv {
     int32_t node;
-    struct ocl_view x, y, w;            /* w: [columns][depth][kh][kw] by strides */
+    demist_view x, y, w;                /* w: [columns][depth][kh][kw] by strides */
     int64_t groups, depth, columns;     /* of one group */
     int64_t w_column, w_depth, w_group; /* strides of w */
     demist_attrs attrs;
@@ -57,7 +57,7 @@ struct ocl_conv {
     struct ocl_tile tile;
     bool clblast;
     struct ocl_expression after;
-    struct ocl_view operands[OCL_MAX_OPERANDS];
+    demist_view operands[OCL_MAX_OPERANDS];
 };
 
 /* The ways to compute the convolution, the one that a rule takes first; returns how many. */

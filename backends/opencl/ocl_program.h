@@ -16,6 +16,8 @@
 
 #include "ocl_device.h"
 
+#include <demist/view.h>
+
 enum {
     OCL_MAX_OPERANDS = 14, /* values that one kernel reads */
     OCL_MAX_CHAIN = 24,    /* nodes of one fused kernel */
@@ -47,13 +49,6 @@ struct ocl_storage {
     int64_t where;
     const void *data; /* uploaded once; NULL: nothing */
     int32_t first, last;
-};
-
-struct ocl_view {
-    int32_t storage;
-    bool batched; /* shape[0] is the number of images of an execution */
-    int32_t rank;
-    int64_t shape[DEMIST_MAX_RANK], stride[DEMIST_MAX_RANK], offset; /* in elements */
 };
 
 /* a + b·(images of the execution) */
@@ -107,7 +102,7 @@ struct ocl_value {
     int64_t shape[DEMIST_MAX_RANK];
     bool defined;
     bool is_output; /* of the graph: never narrow */
-    struct ocl_view view;
+    demist_view view;
     int32_t ready;  /* the step after which it is there; −1: before the first */
     int32_t inside; /* the node that this one was fused into, −1: none */
 };
@@ -162,28 +157,22 @@ struct demist_binding {
     int32_t n_observers;
 };
 
-/* --- views (ocl_view.c) --- */
+/* --- views --- */
 
-/* Elements of one image if batched, of all otherwise. */
-int64_t ocl_elements(const struct ocl_view *view);
 /* Images, or entries of the first axis, of a view. */
-struct ocl_count ocl_images(const struct ocl_view *view);
-/* Dense and row-major, of storage `storage`. */
-struct ocl_view ocl_dense(int32_t storage, bool batched, int32_t rank, const int64_t *shape);
-bool ocl_is_dense(const struct ocl_view *view);
-/* The same elements in another shape, or false if strides cannot tell. */
-bool ocl_reshape(const struct ocl_view *view, int32_t rank, const int64_t *shape,
-                 struct ocl_view *out);
-/* Broadcast to the shape of `to`. */
-struct ocl_view ocl_broadcast(const struct ocl_view *view, const struct ocl_view *to);
+static inline struct ocl_count ocl_images(const demist_view *view)
+{
+    if (view->batched)
+        return (struct ocl_count){0, 1};
+    return (struct ocl_count){view->rank > 0 ? view->shape[0] : 1, 0};
+}
 
-/* Loops over several views of one shape, with as few axes as will do, the innermost last. */
-struct ocl_nest {
-    int32_t rank; /* ≥ 1 */
-    struct ocl_count size[DEMIST_MAX_RANK];
-    int64_t stride[OCL_MAX_OPERANDS + 1][DEMIST_MAX_RANK];
-};
-void ocl_nest_init(struct ocl_nest *nest, int32_t n, const struct ocl_view *views);
+/* Entries of an axis of a nest. */
+static inline struct ocl_count ocl_axis(const demist_nest *nest, int32_t axis)
+{
+    return nest->batched && axis == 0 ? (struct ocl_count){0, nest->size[axis]}
+                                      : (struct ocl_count){nest->size[axis], 0};
+}
 
 /* --- building (ocl_compile.c) --- */
 
@@ -198,43 +187,41 @@ int32_t ocl_zeros(demist_program *p, int64_t elements);
 /* Copies the launch into the list that it belongs to. */
 demist_status ocl_add_launch(demist_program *p, const struct ocl_launch *launch);
 demist_status ocl_add_draws(demist_program *p, int32_t node, struct ocl_draws *draws,
-                            const struct ocl_view *to);
+                            const demist_view *to);
 
-demist_status ocl_value_of(demist_program *p, const demist_node *node, struct ocl_view *view);
+demist_status ocl_value_of(demist_program *p, const demist_node *node, demist_view *view);
 
 static inline int64_t ocl_size_of(enum ocl_type type)
 {
     return type == OCL_F16 ? 2 : 4;
 }
-enum ocl_type ocl_type_of(const demist_program *p, const struct ocl_view *view);
+enum ocl_type ocl_type_of(const demist_program *p, const demist_view *view);
 /* "f32", "f16": as kernels call it */
 const char *ocl_type_name(enum ocl_type type);
 /* The type of what a product or a normalisation gives. */
 enum ocl_type ocl_type_of_result(const demist_program *p, const demist_node *node);
 /* The type of a result that is computed from `inputs`: narrow if all of them are. */
 enum ocl_type ocl_type_like(const demist_program *p, const demist_node *node, int32_t n,
-                            const struct ocl_view *inputs);
+                            const demist_view *inputs);
 
 /* The node's result in new storage: axes in memory as order[] says, the last innermost. */
 demist_status ocl_result(demist_program *p, const demist_node *node, const int32_t *order,
-                         enum ocl_type type, struct ocl_view *view);
+                         enum ocl_type type, demist_view *view);
 demist_status ocl_result_pixels(demist_program *p, const demist_node *node, enum ocl_type type,
-                                struct ocl_view *view);
+                                demist_view *view);
 demist_status ocl_result_dense(demist_program *p, const demist_node *node, enum ocl_type type,
-                               struct ocl_view *view);
-demist_status ocl_result_like(demist_program *p, const demist_node *node,
-                              const struct ocl_view *like, enum ocl_type type,
-                              struct ocl_view *view);
+                               demist_view *view);
+demist_status ocl_result_like(demist_program *p, const demist_node *node, const demist_view *like,
+                              enum ocl_type type, demist_view *view);
 /* Replaces the view by a copy with axes in that order. */
 demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *order,
-                              struct ocl_view *view);
+                              demist_view *view);
 /* Makes channels (axis 1) innermost and the axes behind them one run of pixels, unless they are. */
-demist_status ocl_need_pixels(demist_program *p, int32_t node, struct ocl_view *view);
+demist_status ocl_need_pixels(demist_program *p, int32_t node, demist_view *view);
 /* Makes `axis` contiguous unless it is. */
-demist_status ocl_need_contiguous(demist_program *p, int32_t node, int32_t axis,
-                                  struct ocl_view *view);
-demist_status ocl_need_dense(demist_program *p, int32_t node, struct ocl_view *view);
-void ocl_set_result(demist_program *p, const demist_node *node, const struct ocl_view *view);
+demist_status ocl_need_contiguous(demist_program *p, int32_t node, int32_t axis, demist_view *view);
+demist_status ocl_need_dense(demist_program *p, int32_t node, demist_view *view);
+void ocl_set_result(demist_program *p, const demist_node *node, const demist_view *view);
 
 /* --- arguments; a launch under construction has room for OCL_MAX_ARGS --- */
 
@@ -243,8 +230,8 @@ struct ocl_draft {
     struct ocl_arg args[OCL_MAX_ARGS];
 };
 void ocl_draft_init(struct ocl_draft *d, int32_t node, cl_kernel kernel);
-void ocl_put_in(struct ocl_draft *d, const struct ocl_view *view);
-void ocl_put_out(struct ocl_draft *d, const struct ocl_view *view);
+void ocl_put_in(struct ocl_draft *d, const demist_view *view);
+void ocl_put_out(struct ocl_draft *d, const demist_view *view);
 void ocl_put_int(struct ocl_draft *d, int64_t value);
 void ocl_put_count(struct ocl_draft *d, struct ocl_count count);
 void ocl_put_float(struct ocl_draft *d, float value);
@@ -290,7 +277,7 @@ struct ocl_expression {
     int32_t n_operands;
     struct {
         const demist_node *node; /* NULL: a value that belongs to no node */
-        struct ocl_view view;
+        demist_view view;
         demist_dtype dtype;
     } operand[OCL_MAX_OPERANDS];
     int32_t n_numbers;
@@ -305,7 +292,7 @@ struct ocl_expression {
 void ocl_expression_init(struct ocl_expression *e);
 /* The number of an operand. */
 int32_t ocl_expression_operand(struct ocl_expression *e, const demist_node *node,
-                               const struct ocl_view *view);
+                               const demist_view *view);
 int32_t ocl_expression_number(struct ocl_expression *e, float number);
 /* Text of t_k, the value of `node`: printf. */
 void ocl_expression_let(struct ocl_expression *e, const demist_node *node, const char *fmt, ...)
@@ -316,19 +303,19 @@ demist_status ocl_expression_add(demist_program *p, struct ocl_expression *e,
 bool ocl_is_elementwise(demist_op op);
 /* γ/√(variance + eps) and β − mean·that, [C] each, of a batch_norm. */
 demist_status ocl_fold_norm(demist_program *p, int32_t node, const demist_node *norm,
-                            struct ocl_view *scale, struct ocl_view *shift);
+                            demist_view *scale, demist_view *shift);
 /* The definitions of VALUE_s and VALUE_v, and the macros that declare and pass its parameters. */
 demist_status ocl_expression_source(const demist_host *host, const struct ocl_expression *e,
                                     char *out, size_t size);
 
 /* out = expression, element by element; operands broadcast. */
 demist_status ocl_add_map(demist_program *p, int32_t node, struct ocl_expression *e,
-                          const struct ocl_view *out);
-demist_status ocl_add_copy(demist_program *p, int32_t node, const struct ocl_view *to,
-                           const struct ocl_view *from);
+                          const demist_view *out);
+demist_status ocl_add_copy(demist_program *p, int32_t node, const demist_view *to,
+                           const demist_view *from);
 /* `to` may have the storage behind all others: what is observed, in f32. */
-demist_status ocl_copy_launch(const demist_program *p, int32_t node, const struct ocl_view *to,
-                              const struct ocl_view *from, struct ocl_draft *d);
+demist_status ocl_copy_launch(const demist_program *p, int32_t node, const demist_view *to,
+                              const demist_view *from, struct ocl_draft *d);
 
 /* --- ops: each adds the steps of one node --- */
 
@@ -357,9 +344,6 @@ demist_status ocl_run_draws(cl_command_queue queue, const demist_program *p,
                             struct ocl_draws *draws, const struct ocl_place_of *to,
                             const demist_scalar *scalars, int64_t images);
 void ocl_draws_finish(struct ocl_draws *draws);
-
-/* Of one image, 2 for a multiply-add of a product; 0 for anything else. */
-double ocl_node_flops(const demist_node *node);
 
 /* ocl_tune.c: the fastest of n variants for the node, measured once and remembered where tuning is
  * on; otherwise the first one. */

@@ -77,7 +77,7 @@ void ocl_draws_finish(struct ocl_draws *draws)
 }
 
 static demist_status add_host_draws(demist_program *p, const demist_node *node,
-                                    const struct ocl_view *out)
+                                    const demist_view *out)
 {
     const demist_host *host = p->device->host;
     if (!p->device->philox)
@@ -103,7 +103,7 @@ static demist_status add_host_draws(demist_program *p, const demist_node *node,
 /* --- on the device --- */
 
 static demist_status add_device_draws(demist_program *p, const demist_node *node,
-                                      const struct ocl_view *out)
+                                      const demist_view *out)
 {
     const demist_attrs *a = &node->attrs;
     const int64_t elements = demist_elements(node);
@@ -132,7 +132,7 @@ static demist_status add_device_draws(demist_program *p, const demist_node *node
 
 demist_status ocl_add_philox(demist_program *p, const demist_node *node)
 {
-    struct ocl_view out;
+    demist_view out;
     OCL_TRY(ocl_result_dense(p, node, OCL_F32, &out));
     p->philox_nodes[p->n_philox] = node->id;
     p->philox_attrs[p->n_philox++] = node->attrs;

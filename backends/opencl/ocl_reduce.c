@@ -7,7 +7,7 @@
 enum { GROUP = 64 };
 
 /* Copies x unless its kept axes, in order, come before its reduced ones in dense memory. */
-static demist_status rows_first(demist_program *p, int32_t node, uint32_t axes, struct ocl_view *x)
+static demist_status rows_first(demist_program *p, int32_t node, uint32_t axes, demist_view *x)
 {
     int32_t order[DEMIST_MAX_RANK] = {0}, n = 0;
     int64_t step = 1;
@@ -26,7 +26,7 @@ static demist_status rows_first(demist_program *p, int32_t node, uint32_t axes, 
     return fits ? DEMIST_OK : ocl_materialise(p, node, order, x);
 }
 
-static int64_t length_of(const struct ocl_view *x, uint32_t axes)
+static int64_t length_of(const demist_view *x, uint32_t axes)
 {
     int64_t length = 1;
     for (int32_t i = 0; i < x->rank; i++)
@@ -35,15 +35,15 @@ static int64_t length_of(const struct ocl_view *x, uint32_t axes)
     return length;
 }
 
-static struct ocl_count rows_of(const struct ocl_view *x, int64_t length)
+static struct ocl_count rows_of(const demist_view *x, int64_t length)
 {
-    const int64_t rows = ocl_elements(x) / length;
+    const int64_t rows = demist_view_elements(x) / length;
     return x->batched ? (struct ocl_count){0, rows} : (struct ocl_count){rows, 0};
 }
 
 static demist_status add_batch_sum(demist_program *p, const demist_node *node)
 {
-    struct ocl_view x, out;
+    demist_view x, out;
     struct ocl_draft d;
     cl_kernel kernel;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
@@ -51,7 +51,7 @@ static demist_status add_batch_sum(demist_program *p, const demist_node *node)
     OCL_TRY(ocl_result_dense(p, node, OCL_F32, &out));
     OCL_TRY(ocl_typed_kernel(p->device, "reduce.cl", ocl_type_of(p, &x), OCL_F32, "image_sum",
                              &kernel));
-    const int64_t elements = ocl_elements(&x);
+    const int64_t elements = demist_view_elements(&x);
     ocl_draft_init(&d, node->id, kernel);
     ocl_put_in(&d, &x);
     ocl_put_out(&d, &out);
@@ -65,7 +65,7 @@ static demist_status add_batch_sum(demist_program *p, const demist_node *node)
 
 demist_status ocl_add_reduce(demist_program *p, const demist_node *node)
 {
-    struct ocl_view x, out;
+    demist_view x, out;
     struct ocl_draft d;
     cl_kernel kernel;
     if (node->op == DEMIST_OP_BATCH_SUM)
@@ -92,7 +92,7 @@ demist_status ocl_add_reduce(demist_program *p, const demist_node *node)
 
 demist_status ocl_add_softmax(demist_program *p, const demist_node *node)
 {
-    struct ocl_view x, out;
+    demist_view x, out;
     struct ocl_draft d;
     cl_kernel kernel;
     const uint32_t axes = 1u << node->attrs.axis.axis;
@@ -101,7 +101,7 @@ demist_status ocl_add_softmax(demist_program *p, const demist_node *node)
     out = x;
     out.offset = 0;
     const enum ocl_type type = ocl_type_of(p, &x);
-    out.storage = ocl_new_storage(p, x.batched, ocl_elements(&x), type);
+    out.storage = ocl_new_storage(p, x.batched, demist_view_elements(&x), type);
     if (out.storage < 0)
         return DEMIST_NO_MEMORY;
     const int64_t length = length_of(&x, axes);

@@ -4,7 +4,7 @@
 enum { GROUP = 64 };
 
 /* x and out, with their strides of image, channel, row and column, and the result's sizes. */
-static void put_images(struct ocl_draft *d, const struct ocl_view *x, const struct ocl_view *out)
+static void put_images(struct ocl_draft *d, const demist_view *x, const demist_view *out)
 {
     ocl_put_in(d, x);
     ocl_put_out(d, out);
@@ -22,7 +22,7 @@ static void put_images(struct ocl_draft *d, const struct ocl_view *x, const stru
 
 demist_status ocl_add_pool(demist_program *p, const demist_node *node)
 {
-    struct ocl_view x, out;
+    demist_view x, out;
     struct ocl_draft d;
     cl_kernel kernel;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
@@ -43,7 +43,7 @@ demist_status ocl_add_pool(demist_program *p, const demist_node *node)
 
 demist_status ocl_add_resize(demist_program *p, const demist_node *node)
 {
-    struct ocl_view x, out;
+    demist_view x, out;
     struct ocl_draft d;
     cl_kernel kernel;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &x));
@@ -61,7 +61,7 @@ demist_status ocl_add_resize(demist_program *p, const demist_node *node)
 
 demist_status ocl_add_embedding(demist_program *p, const demist_node *node)
 {
-    struct ocl_view table, ids, out;
+    demist_view table, ids, out;
     struct ocl_draft d;
     cl_kernel kernel;
     OCL_TRY(ocl_value_of(p, node->inputs[0], &table));
@@ -69,7 +69,7 @@ demist_status ocl_add_embedding(demist_program *p, const demist_node *node)
     OCL_TRY(ocl_need_dense(p, node->id, &ids));
     OCL_TRY(ocl_result_dense(p, node, OCL_F32, &out));
     OCL_TRY(ocl_typed_kernel(p->device, "space.cl", OCL_F32, OCL_F32, "embedding", &kernel));
-    const int64_t n = ocl_elements(&ids);
+    const int64_t n = demist_view_elements(&ids);
     ocl_draft_init(&d, node->id, kernel);
     ocl_put_in(&d, &table);
     ocl_put_in(&d, &ids);

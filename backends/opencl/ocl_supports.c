@@ -1,39 +1,15 @@
 /* Which nodes the backend computes, and which chains as one. */
 #include "ocl_program.h"
 
+#include <demist/checks.h>
+
 #include <string.h>
-
-static bool only_moves(demist_op op)
-{
-    return op == DEMIST_OP_CAST || op == DEMIST_OP_RESHAPE || op == DEMIST_OP_TRANSPOSE ||
-           op == DEMIST_OP_SLICE || op == DEMIST_OP_CONCAT || op == DEMIST_OP_PAD ||
-           op == DEMIST_OP_EXPAND;
-}
-
-static bool type_fits(const demist_node *node, int32_t i)
-{
-    const demist_dtype dtype = node->inputs[i]->dtype;
-    if (only_moves(node->op))
-        return dtype == DEMIST_F32 || dtype == DEMIST_I32;
-    return dtype == (node->op == DEMIST_OP_EMBEDDING && i == 1 ? DEMIST_I32 : DEMIST_F32);
-}
 
 static const char *why_not(const demist_node *node)
 {
-    if (node->dtype != DEMIST_F32 && node->dtype != DEMIST_I32)
-        return "the opencl backend computes f32 and i32 values only";
-    if (strcmp(demist_op_name(node->op), "unknown") == 0)
-        return "the opencl backend does not know this op: it is older than the graph";
-    for (int32_t i = 0; i < node->n_inputs && node->op != DEMIST_OP_FUSED; i++)
-        if (!type_fits(node, i))
-            return "an input has an element type that the op does not take";
-    const bool product = node->op == DEMIST_OP_CONV2D || node->op == DEMIST_OP_CONV_TRANSPOSE2D ||
-                         node->op == DEMIST_OP_LINEAR;
-    if (product && demist_is_batched(node->inputs[1]))
-        return "weights that differ from image to image are for matmul";
     if (node->op == DEMIST_OP_LINCOMB && node->n_inputs > OCL_MAX_OPERANDS)
         return "lincomb takes 7 terms at most here";
-    return NULL;
+    return demist_why_not(node);
 }
 
 static bool same_shape(const demist_node *a, const demist_node *b)

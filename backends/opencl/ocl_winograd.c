@@ -58,14 +58,14 @@ static demist_status transform(demist_device *device, const struct ocl_conv *c, 
     return ocl_kernel(device, source, text ? text : only, name, kernel);
 }
 
-static demist_status pack(demist_program *p, const struct ocl_conv *c, struct ocl_view *packed)
+static demist_status pack(demist_program *p, const struct ocl_conv *c, demist_view *packed)
 {
     const int64_t panels = ocl_panels(c->tile, c->columns);
     struct ocl_draft d;
     cl_kernel kernel;
     const enum ocl_type type = ocl_type_of(p, &c->x);
     const int64_t elements = positions(c) * panels * c->depth * c->tile.columns;
-    *packed = (struct ocl_view){.storage = ocl_new_storage(p, false, elements, type)};
+    *packed = (demist_view){.storage = ocl_new_storage(p, false, elements, type)};
     if (packed->storage < 0)
         return DEMIST_NO_MEMORY;
     OCL_TRY(
@@ -91,7 +91,7 @@ struct tiles {
     int64_t y, x; /* of an image */
     struct ocl_count all;
     int64_t v_plane, m_plane; /* floats of a position */
-    struct ocl_view v, m;     /* [position][tile][channels], [position][tile][columns] */
+    demist_view v, m;         /* [position][tile][channels], [position][tile][columns] */
 };
 
 static demist_status plan_tiles(demist_program *p, const struct ocl_conv *c, struct tiles *t)
@@ -134,7 +134,7 @@ static demist_status add_input(demist_program *p, const struct ocl_conv *c, cons
 }
 
 static demist_status add_products(demist_program *p, const struct ocl_conv *c,
-                                  const struct tiles *t, const struct ocl_view *weights)
+                                  const struct tiles *t, const demist_view *weights)
 {
     const int32_t one_tap[2] = {0, 0};
     struct ocl_product product = {
@@ -208,7 +208,7 @@ static demist_status add_output(demist_program *p, const struct ocl_conv *c, con
 
 demist_status ocl_winograd_add(demist_program *p, const struct ocl_conv *c)
 {
-    struct ocl_view weights;
+    demist_view weights;
     struct tiles t = {0};
     OCL_TRY(pack(p, c, &weights));
     OCL_TRY(plan_tiles(p, c, &t));
