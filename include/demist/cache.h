@@ -95,7 +95,7 @@ static inline uint64_t demist_hash(uint64_t seed, const void *data, size_t bytes
     const unsigned char *at = (const unsigned char *)data;
     uint64_t h = UINT64_C(0xcbf29ce484222325) ^ seed;
     for (size_t i = 0; i < bytes; i++)
-        h = (h ^ at[i]) * UINT64_C(0x100000001b3);
+        h = (h ^ at[i]) * UINT64_C(0x100000001b3); /* NOLINT: bytes of any object */
     h = (h ^ h >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
     return h ^ h >> 32;
 }
