@@ -669,6 +669,7 @@ static const demist_backend_vtable vtable = {
     .observe = ocl_observe,
     .profile = ocl_profile,
     .device_info = device_info,
+    .compile_reading = ocl_compile_reading,
 };
 
 static const demist_class opencl = {

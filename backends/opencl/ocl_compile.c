@@ -235,17 +235,30 @@ static bool is_fixed(const demist_node *node)
     return node->op == DEMIST_OP_PARAM || node->op == DEMIST_OP_CONSTANT;
 }
 
+/* Whether the reader has the node's data. */
+static bool is_read(const demist_program *p, const demist_node *node)
+{
+    return p->reader && node->op == DEMIST_OP_PARAM && !node->data;
+}
+
+static bool has_data(const demist_program *p, const demist_node *node)
+{
+    return node->data || is_read(p, node);
+}
+
 static demist_status define_fixed(demist_program *p, const demist_node *node)
 {
     struct ocl_value *value = &p->values[node->id];
-    if (!node->data && (node->op == DEMIST_OP_CONSTANT || p->flags & DEMIST_COMPILE_FROZEN))
+    if (!has_data(p, node) && (node->op == DEMIST_OP_CONSTANT || p->flags & DEMIST_COMPILE_FROZEN))
         return host_of(p)->fail(host_of(p), DEMIST_INVALID, "node '%s' (%s) has no data",
                                 node->name, demist_op_name(node->op));
     /* Whoever may want to see or replace it finds it in the program's own memory. */
     const bool kept = !(p->flags & DEMIST_COMPILE_FROZEN) || p->flags & DEMIST_COMPILE_OBSERVE;
-    const int32_t storage = new_storage(p, (struct ocl_storage){.place = kept ? OCL_FIXED : OCL_RAW,
-                                                                .elements = demist_elements(node),
-                                                                .data = node->data});
+    const int32_t storage =
+        new_storage(p, (struct ocl_storage){.place = kept ? OCL_FIXED : OCL_RAW,
+                                            .elements = demist_elements(node),
+                                            .data = node->data,
+                                            .param = is_read(p, node) ? node : NULL});
     if (storage < 0)
         return DEMIST_NO_MEMORY;
     p->storages[storage].written = true;
@@ -568,7 +581,7 @@ static demist_status define_leaves(demist_program *p, const demist_graph *graph)
     }
     for (int32_t i = 0; i < graph->n_params; i++) {
         p->param_nodes[i] = graph->params[i]->id;
-        p->param_filled[i] = graph->params[i]->data != NULL;
+        p->param_filled[i] = has_data(p, graph->params[i]);
         OCL_TRY(define_fixed(p, graph->params[i]));
     }
     return DEMIST_OK;
@@ -663,22 +676,44 @@ static demist_status alloc_device_memory(demist_program *p, const demist_compile
     return ocl_new_memory(p->device, p->raw_bytes, "parameters to be packed", &p->raw);
 }
 
-static demist_status upload(demist_program *p)
+/* Room for the largest parameter that is read; NULL, with *room NULL, where none is. */
+static demist_status new_room(demist_program *p, float **room)
 {
+    const demist_host *host = host_of(p);
+    int64_t most = 0;
+    for (int32_t i = 0; i < p->n_storages; i++)
+        if (p->storages[i].param && p->storages[i].elements > most)
+            most = p->storages[i].elements;
+    *room = most > 0 ? host->alloc(host, (size_t)most * sizeof **room, 0) : NULL;
+    return most == 0 || *room ? DEMIST_OK : DEMIST_NO_MEMORY;
+}
+
+static demist_status upload_one(demist_program *p, int32_t i, float *room)
+{
+    const struct ocl_storage *s = &p->storages[i];
     const cl_command_queue queue = p->device->queue;
+    const size_t at = (size_t)s->where, bytes = (size_t)s->elements * 4;
+    const void *data = s->param ? room : s->data;
     const float zero = 0;
     cl_int error = CL_SUCCESS;
-    for (int32_t i = 0; i < p->n_storages && error == CL_SUCCESS; i++) {
-        const struct ocl_storage *s = &p->storages[i];
-        if (s->data)
-            error = clEnqueueWriteBuffer(queue, s->place == OCL_FIXED ? p->fixed : p->raw, CL_TRUE,
-                                         (size_t)s->where, (size_t)s->elements * 4, s->data, 0,
-                                         NULL, NULL);
-        else if (i == p->zeros)
-            error = clEnqueueFillBuffer(queue, p->fixed, &zero, sizeof zero, (size_t)s->where,
-                                        (size_t)s->elements * 4, 0, NULL, NULL);
-    }
+    if (s->param)
+        OCL_TRY(p->reader->read(p->reader, s->param, room));
+    if (data)
+        error = clEnqueueWriteBuffer(queue, s->place == OCL_FIXED ? p->fixed : p->raw, CL_TRUE, at,
+                                     bytes, data, 0, NULL, NULL);
+    else if (i == p->zeros)
+        error = clEnqueueFillBuffer(queue, p->fixed, &zero, sizeof zero, at, bytes, 0, NULL, NULL);
     return error == CL_SUCCESS ? DEMIST_OK : ocl_fail(p->device, "clEnqueueWriteBuffer", error);
+}
+
+static demist_status upload(demist_program *p)
+{
+    float *room;
+    demist_status status = new_room(p, &room);
+    for (int32_t i = 0; status == DEMIST_OK && i < p->n_storages; i++)
+        status = upload_one(p, i, room);
+    host_of(p)->free(host_of(p), room);
+    return status;
 }
 
 static bool all_filled(const demist_program *p)
@@ -701,8 +736,11 @@ static demist_status prepare(demist_program *p)
         clReleaseMemObject(p->raw);
         p->raw = NULL;
     }
-    for (int32_t i = 0; i < p->n_storages; i++)
+    for (int32_t i = 0; i < p->n_storages; i++) {
         p->storages[i].data = NULL;
+        p->storages[i].param = NULL;
+    }
+    p->reader = NULL;
     return DEMIST_OK;
 }
 
@@ -778,6 +816,13 @@ static demist_status build(demist_program *p, const demist_graph *graph,
 demist_status ocl_compile(demist_device *device, const demist_graph *graph,
                           const demist_compile_info *info, demist_program **program)
 {
+    return ocl_compile_reading(device, graph, info, NULL, program);
+}
+
+demist_status ocl_compile_reading(demist_device *device, const demist_graph *graph,
+                                  const demist_compile_info *info,
+                                  const demist_param_reader *reader, demist_program **program)
+{
     const demist_host *host = device->host;
     OCL_TRY(check_info(device, graph, info));
     demist_program *p = host->alloc(host, sizeof *p, 0);
@@ -790,6 +835,7 @@ demist_status ocl_compile(demist_device *device, const demist_graph *graph,
     p->narrow = info->precision == DEMIST_PRECISION_F16 ? OCL_F16 : OCL_F32;
     p->max_batch = info->max_batch;
     p->zeros = -1;
+    p->reader = reader;
     const demist_status status = build(p, graph, info);
     if (status != DEMIST_OK) {
         ocl_program_destroy(p);

@@ -47,7 +47,8 @@ struct ocl_storage {
     bool varies;      /* written by a step that runs in every execution */
     int64_t elements; /* of one image if batched */
     int64_t where;
-    const void *data; /* uploaded once; NULL: nothing */
+    const void *data;         /* uploaded once; NULL: nothing */
+    const demist_node *param; /* the same, from the compilation's reader */
     int32_t first, last;
 };
 
@@ -126,7 +127,8 @@ struct demist_program {
     int32_t n_philox;
     demist_attrs *philox_attrs;
     bool *param_filled;
-    struct ocl_memory *memory; /* host memory that lives as long as the program */
+    const demist_param_reader *reader; /* while compile runs; NULL: nodes have their data */
+    struct ocl_memory *memory;         /* host memory that lives as long as the program */
     cl_mem arena, fixed, raw;
     int64_t fixed_bytes, raw_bytes, arena_bytes;
     int32_t zeros; /* storage of zeros that padding reads; −1: none */
@@ -356,6 +358,9 @@ bool ocl_has_precision(demist_device *device, demist_precision precision);
 bool ocl_supports(demist_device *device, const demist_node *node, const char **why);
 demist_status ocl_compile(demist_device *device, const demist_graph *graph,
                           const demist_compile_info *info, demist_program **program);
+demist_status ocl_compile_reading(demist_device *device, const demist_graph *graph,
+                                  const demist_compile_info *info,
+                                  const demist_param_reader *reader, demist_program **program);
 void ocl_program_destroy(demist_program *program);
 demist_status ocl_program_info(demist_program *program, demist_program_info *info);
 demist_status ocl_update_params(demist_queue *queue, demist_program *program, int32_t n,
