@@ -1,5 +1,5 @@
-/* Loops over several views, row by row. Unlike in a demist_nest the images' axis stays alone, so that
- * what a row is depends on no number of images, and what they share is a row as well. */
+/* Loops over several views, row by row. Unlike in a demist_nest the images' axis stays alone, so
+ * that what a row is depends on no number of images, and what they share is a row as well. */
 #include "cpu_program.h"
 
 #include <string.h>

@@ -64,7 +64,7 @@ struct phase {
     int64_t height, width;
     int32_t stride[2];
     demist_taps taps[2]; /* along y, x */
-    bool whole; /* a convolution, and no part of a transposed one */
+    bool whole;          /* a convolution, and no part of a transposed one */
 };
 
 static int64_t packed_row(const struct conv *c)
