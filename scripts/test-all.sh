@@ -101,13 +101,13 @@ PYTHON
 }
 
 step_asan() {
-    CC=gcc CXX=g++ configure asan -Dcuda=disabled -Dbuildtype=debugoptimized -Db_sanitize=address,undefined
+    CC=gcc CXX=g++ configure asan -Dcuda=disabled -Ddebug=true -Doptimization=1 -Db_sanitize=address,undefined
     ninja --quiet -k 0 -C "$out/asan"
     suites asan --suite quick --timeout-multiplier 3
 }
 
 step_tsan() {
-    CC=gcc CXX=g++ configure tsan -Dcuda=disabled -Dbuildtype=debugoptimized -Db_sanitize=thread
+    CC=gcc CXX=g++ configure tsan -Dcuda=disabled -Ddebug=true -Doptimization=1 -Db_sanitize=thread
     ninja --quiet -k 0 -C "$out/tsan"
     suites tsan --suite quick --timeout-multiplier 5
 }
