@@ -11,11 +11,8 @@ static demist_status need_inner(demist_program *p, int32_t node, int32_t axis, d
 {
     if (view->stride[axis] == 1 || view->shape[axis] == 1)
         return DEMIST_OK;
-    int32_t order[DEMIST_MAX_RANK], n = 0;
-    for (int32_t i = 0; i < view->rank; i++)
-        if (i != axis)
-            order[n++] = i;
-    order[n] = axis;
+    int32_t order[DEMIST_MAX_RANK];
+    demist_order_last(view->rank, axis, order);
     return cpu_materialise(p, node, order, view->type == CPU_BF16, view);
 }
 

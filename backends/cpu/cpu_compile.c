@@ -353,8 +353,7 @@ demist_status cpu_result_dense(demist_program *p, const demist_node *node, bool 
                                demist_view *view)
 {
     int32_t order[DEMIST_MAX_RANK];
-    for (int32_t i = 0; i < node->rank; i++)
-        order[i] = i;
+    demist_order_rows(node->rank, order);
     return new_value(p, node, bf16, order, view);
 }
 
@@ -429,8 +428,7 @@ demist_status cpu_need_rows(demist_program *p, int32_t node, demist_view *view)
     if (view->rank == 0 || view->stride[last] == 1 || view->shape[last] == 1)
         return DEMIST_OK;
     int32_t order[DEMIST_MAX_RANK];
-    for (int32_t i = 0; i < view->rank; i++)
-        order[i] = i;
+    demist_order_rows(view->rank, order);
     return cpu_materialise(p, node, order, view->type == CPU_BF16, view);
 }
 

@@ -255,12 +255,8 @@ demist_status cpu_grid_of(demist_program *p, int32_t node, const demist_view *vi
     demist_view v = demist_view_broadcast(view, to);
     if (v.stride[channel] != 0 && v.stride[channel] != 1 && v.shape[channel] != 1) {
         demist_view copy = *view;
-        int32_t order[DEMIST_MAX_RANK], n = 0;
-        const int32_t own = channel - (to->rank - view->rank);
-        for (int32_t i = 0; i < view->rank; i++)
-            if (i != own)
-                order[n++] = i;
-        order[n] = own;
+        int32_t order[DEMIST_MAX_RANK];
+        demist_order_last(view->rank, channel - (to->rank - view->rank), order);
         CPU_TRY(cpu_materialise(p, node, order, copy.type == CPU_BF16, &copy));
         v = demist_view_broadcast(&copy, to);
     }

@@ -379,15 +379,7 @@ demist_status ocl_materialise(demist_program *p, int32_t node, const int32_t *or
 
 demist_status ocl_need_pixels(demist_program *p, int32_t node, demist_view *view)
 {
-    bool fits = view->rank < 2 || view->stride[1] == 1 || view->shape[1] == 1;
-    int64_t inner = -1; /* stride that the next axis to the left must have */
-    for (int32_t i = view->rank - 1; i >= 2; i--) {
-        if (view->shape[i] == 1)
-            continue;
-        fits = fits && view->stride[i] != 0 && (inner < 0 || view->stride[i] == inner);
-        inner = view->stride[i] * view->shape[i];
-    }
-    if (fits)
+    if (demist_view_is_pixels(view))
         return DEMIST_OK;
     int32_t order[DEMIST_MAX_RANK] = {0};
     demist_order_last(view->rank, 1, order);

@@ -113,6 +113,22 @@ static inline bool demist_view_is_dense(const demist_view *view)
     return true;
 }
 
+/* Whether channels (axis 1) are contiguous and the axes behind them one run of pixels, evenly
+ * apart.
+ */
+static inline bool demist_view_is_pixels(const demist_view *view)
+{
+    bool fits = view->rank < 2 || view->stride[1] == 1 || view->shape[1] == 1;
+    int64_t inner = -1; /* stride that the next axis to the left must have */
+    for (int32_t i = view->rank - 1; i >= 2; i--) {
+        if (view->shape[i] == 1)
+            continue;
+        fits = fits && view->stride[i] != 0 && (inner < 0 || view->stride[i] == inner);
+        inner = view->stride[i] * view->shape[i];
+    }
+    return fits;
+}
+
 /* --- the same elements otherwise --- */
 
 /* Broadcast to the shape of `to`: aligned at the last axes, entries of one repeated. */
