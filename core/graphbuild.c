@@ -649,14 +649,14 @@ bool dm_graph_has_param(const struct dm_graph *graph, const demist_node *param)
 demist_status dm_graph_read_param(const struct dm_graph *graph, const demist_node *param, float *to,
                                   struct dm_error *err)
 {
-    if (!dm_graph_has_param(graph, param))
-        return dm_fail(err, DEMIST_INVALID, "graph '%s': parameter '%s' has no data", graph->name,
-                       param->name);
     if (param->data) {
         memcpy(to, param->data, (size_t)demist_elements(param) * sizeof *to);
         return DEMIST_OK;
     }
     const struct origin *origin = origin_of(graph, param);
+    if (!origin || !dm_sources_has(graph->sources, origin->source, origin->key))
+        return dm_fail(err, DEMIST_INVALID, "graph '%s': parameter '%s' has no data", graph->name,
+                       param->name);
     return dm_sources_read(graph->sources, origin->source, origin->key, to, err);
 }
 
